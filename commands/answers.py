@@ -1,4 +1,4 @@
-"""The answer of several commands: the Conversation as it is after the command."""
+"""Several commands answer with the Conversation as it is after the command."""
 
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes

@@ -1,4 +1,4 @@
-"""Branches: writes another version of an item, and moves the head."""
+"""Writes another version of an item on a branch, and moves the head."""
 
 from typing import ClassVar
 

@@ -1,6 +1,6 @@
 """The body of a Chat Completions request.
 
-Unknown parameters are recorded, and sent to a provider of Chat Completions as they came.
+Unknown parameters are recorded, and sent unchanged to a provider of Chat Completions.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ MAX_STOPS = 64
 MAX_INT64 = 2**63 - 1
 
 _OF_RESPONSES = ("background", "context_management", "input", "instructions", "on_busy", "previous_response_id")
-"""A provider of Chat Completions would not do what these ask for."""
+"""Parameters of the Responses API that a provider of Chat Completions does not have."""
 
 Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
 Logit = Annotated[float, Field(ge=-100, le=100)]
@@ -119,7 +119,7 @@ class CreateChatCompletion(BaseModel):
     def _keep_as_sent(
         cls, value: Any, handler: ModelWrapValidatorHandler["CreateChatCompletion"]
     ) -> "CreateChatCompletion":
-        """Keeps the body as it was sent. Fields may differ from it: 1 becomes 1.0."""
+        """Keeps the body as it was sent. A field may differ from the body. For example, 1 becomes 1.0."""
         body = handler(value)
         body._sent = value  # noqa: SLF001 - a method of the same class
         return body
@@ -146,7 +146,7 @@ class CreateChatCompletion(BaseModel):
         return policy == "always" if self.store is None else self.store
 
     def recorded_parameters(self) -> dict[str, Any]:
-        """The parameters to record. `chat` has those for a provider of Chat Completions, as they came."""
+        """The parameters to record. `chat` has the unchanged parameters for a provider of Chat Completions."""
         return {**response_parameters(self._sent), "chat": provider_parameters(self._sent)}
 
     def as_response_request(self, *, stored: bool) -> CreateResponse:

@@ -17,7 +17,7 @@ MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
 """Clients send our own answers back, and these may have a million characters."""
 
 MAX_ESCAPED_BYTES = 6
-"""Of one character in JSON text."""
+"""The most bytes of one character in JSON text."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"

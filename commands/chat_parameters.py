@@ -1,4 +1,4 @@
-"""The parameters of a Chat Completions request as those of the Responses API. Pure."""
+"""Turns the parameters of a Chat Completions request into parameters of the Responses API. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,7 +29,7 @@ _RENAMED = (
     *("tool_choice", "tools", "verbosity"),
 )
 _OWN = frozenset({"conversation", "messages", "model", "stream", "metadata", "store"})
-"""Read by the store itself."""
+"""The store itself reads these."""
 
 _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),

@@ -35,7 +35,7 @@ async def update_completion(context: CommandContext, response_id: str, body: Upd
     try:
         conversation_id = await _conversation_of(context, response_id)
         command = DescribeReply(response_id=response_id, metadata=body.metadata or {})
-        # An idempotency key must not keep what the model wrote.
+        # The stored answer of an idempotency key must not contain the model's text.
         appended = await context.append(conversation_id, command, lambda _: b"{}")
         record = await read_record(context.dependencies.reader, conversation_id, response_id)
     except (ConversationNotFound, ResponseNotFound) as error:

@@ -22,10 +22,10 @@ MAX_NAME_LENGTH = 256
 class ChatTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    start           starts the conversation; None: it exists
+    start           starts the conversation; None: the conversation exists
     match           the last item that the transcript and the conversation have in common
     expected_head   the id that the conversation's last item must have at the append; UNSET: not checked
-    leaf            where the reply opens a branch; None: it is appended at the head
+    leaf            where the reply opens a branch; None: the reply goes to the head
     name_hash       the hash of the name that the client gave the conversation
     read_version    the version that the transcript was compared with, or that has the stored history; None if there
                     is neither
@@ -43,7 +43,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
 async def find_chat_target(context: CommandContext, transcript: ParsedTranscript) -> ChatTarget:
     """The target of a request with this transcript.
 
-    A conversation named in `X-Conversation-Id` is used even if the transcript continues another one.
+    A conversation named in `X-Conversation-Id` is used even if the transcript continues another conversation.
 
     Raises ApiError (400), ConversationNotFound and NotAllowed for such a name.
     """

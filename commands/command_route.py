@@ -105,13 +105,13 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     if_match: frozenset[int] | None
     idempotency: IdempotencyKey | None
     disconnected: Callable[[], Awaitable[object]]
-    """Returns when the client has disconnected. Call it only after the body was read."""
+    """Returns when the client has disconnected. Call this only after the body was read."""
     unstored: UnstoredReply | None = None
-    """The last reply of the client's socket, if it was not stored."""
+    """The last reply of the client's socket, if that reply was not stored."""
     headers: Headers = Headers()
 
     def policy(self, given: PolicyFields | None = None) -> ContextPolicy:
-        """The tenant's default context policy. The fields of `given` replace its fields."""
+        """The tenant's default context policy. The fields of `given` replace the policy's fields."""
         defaults = self.dependencies.tenant_defaults.get(self.principal.tenant)
         of_tenant = defaults.context_policy.applied_to(ContextPolicy()) if defaults else ContextPolicy()
         return given.applied_to(of_tenant) if given else of_tenant
@@ -161,7 +161,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         """The answer to the first request with this idempotency key, without deleted content. None if there was no
         such request.
 
-        Raises KeyReused if that request differed, ConversationNotFound if the caller can no longer read the
+        Raises KeyReused if that request differs from this one, and ConversationNotFound if the caller can no longer read the
         conversation.
         """
         if self.idempotency is None:
@@ -249,7 +249,7 @@ def command_route(
     The handler gets the CommandContext, each id in the path, and the body or the query. With `body_required=False`,
     an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks.
 
-    `errors`: status codes besides ERRORS. From `body_media` on, arguments are only for the OpenAPI document.
+    `errors`: status codes besides ERRORS. The arguments from `body_media` on are only for the OpenAPI document.
     """
     names = id_names(path)
 

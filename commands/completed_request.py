@@ -22,7 +22,7 @@ class CompletedRequest(Struct, frozen=True):
 
 
 def merged(body: CreateResponse, requested: Request | None) -> CreateResponse:
-    """`body`, completed with what the earlier request has. Raises ApiError (400) if the result is not valid."""
+    """`body`, completed with the fields of the earlier request. Raises ApiError (400) if the result is not valid."""
     complete = body
     if requested is not None:
         parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)

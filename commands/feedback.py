@@ -1,4 +1,4 @@
-"""Feedback to items and responses: give, change, withdraw."""
+"""Gives, changes and withdraws feedback to items and responses."""
 
 from typing import Annotated
 

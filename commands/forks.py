@@ -79,7 +79,7 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
 
 
 def _persons_title(state: ConversationState) -> str | None:
-    """A model's title would stay in the fork when an item that it was made from is deleted."""
+    """A model's title is left out, because the fork would keep this title after the titled items are deleted."""
     return state.title if state.title_by == "person" else None
 
 

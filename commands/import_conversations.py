@@ -75,8 +75,8 @@ class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", 
 class Progress(Struct):
     """What was imported so far.
 
-    `failure` decides the status of the answer if no line was imported: the most severe failure of this store, or the
-    common status of all refusals, or 400.
+    `failure` gives the status of the answer if no line was imported. The most severe failure of this store wins.
+    Refusals with different statuses become a 400.
     """
 
     conversations: int = 0
@@ -96,7 +96,7 @@ class Progress(Struct):
             self.failure = ApiError(400, "")
 
     def answer(self) -> Response:
-        """The report. If lines failed and none was imported: an error with the same fields."""
+        """Returns the report. If lines failed and none was imported, returns an error with the same fields."""
         errors = sorted(self.errors, key=lambda error: error.line)
         report = ImportReport(conversations=self.conversations, items=self.items, failed=self.failed, errors=errors)
         if self.failure is None or self.conversations:
@@ -155,13 +155,13 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     except ClientDisconnect as error:
         raise ApiError(400, "The client disconnected before its import was complete.", code="client_closed") from error
     finally:
-        await asyncio.gather(*importing)  # also after an error: lines whose import has begun are finished
+        await asyncio.gather(*importing)  # lines whose import has begun are finished, also after an error
         log.info("import_ended", conversations=report.conversations, items=report.items, failed=report.failed)
     return report.answer()
 
 
 def _is_full(importing: Collection[int], size: int) -> bool:
-    """A line never waits when no other is being imported."""
+    """A line never waits when no other line is being imported."""
     return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 

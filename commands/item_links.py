@@ -59,8 +59,9 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """The items, with links to earlier items of the list changed. A call without a `call_id` gets the client's id as
-    its `call_id`.
+    """A link to an earlier item of the list is changed to our id, or to the `call_id`, of that item.
+
+    A call without a `call_id` gets the client's id as its `call_id`.
     """
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
@@ -101,7 +102,7 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 
 
 class _Targets:
-    """The possible targets. A match by `call_id` goes before a match by id, and a later item before an earlier one."""
+    """The possible targets. A match by `call_id` goes before a match by id, and a later item before an earlier item."""
 
     def __init__(self) -> None:
         self._by_call_id: dict[tuple[str, str], tuple[str, Item]] = {}
@@ -128,7 +129,7 @@ def _names(item_id: str, item: Item) -> Iterator[str]:
 
 
 def _with_call_id(item: Item) -> Item:
-    """A call without a `call_id` gets the client's id as one. Its output can then name it."""
+    """A call without a `call_id` gets the client's id as its `call_id`. The call's output can then name this id."""
     if type_of(item) in CALLS and not item.get(_CALL_FIELD) and (item_id := given_id(item)) is not None:
         return {**item, _CALL_FIELD: item_id}
     return item

@@ -1,4 +1,4 @@
-"""The command API. `create_app` puts it together; `python -m commands.main` serves it alone."""
+"""The command API. `create_app` makes the app. `python -m commands.main` serves it alone."""
 
 import asyncio
 import threading
@@ -99,7 +99,7 @@ def create_app(
 ) -> Starlette:
     """The app. It also starts while Postgres is down, and then answers writes with 503.
 
-    `authenticator`: that of another app in this process, to share it. `shutdown`: ends streams and WebSockets. The
+    `authenticator`: shared with another app of this process. `shutdown`: ends streams and WebSockets. The
     app sets it if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
@@ -197,7 +197,7 @@ def create_app(
 
 
 def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaitable[bool]]:
-    """The function that takes over a reply. The app's dependencies do not exist yet when it is made."""
+    """The function that takes over a reply. The app's dependencies do not exist yet when the function is made."""
 
     async def take_over(orphan: Orphan) -> bool:
         return await queued_replies.take_over(app.state.dependencies, leases, orphan)

@@ -62,7 +62,8 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
 async def match_input(context: CommandContext, body: CreateResponse, given: Sequence[GivenItem]) -> MatchedInput | None:
     """Finds the conversation that the input continues.
 
-    None if the request names its place or is not stored, or if a reference will be refused.
+    None if the request names a conversation or an earlier response, is not stored, or has a reference that will be
+    refused.
     """
     if not body.stored or body.conversation is not None or body.previous_response_id is not None:
         return None

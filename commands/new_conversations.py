@@ -14,7 +14,7 @@ from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.ids import CONVERSATION, mint, mint_in_partition_of
 
 PAGE_EVENTS = 50
-"""Read at a time to find the last item."""
+"""How many events are read at a time to find the last item."""
 
 
 def unlisted_conversation(context: CommandContext) -> StartConversation:
@@ -28,9 +28,9 @@ def unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartConversation:
-    """The command that starts an unlisted fork of the caller.
+    """The command that starts an unlisted fork that the caller owns.
 
-    `family`: the first conversation in the chain of forks. It decides the partition.
+    `family`: the first conversation in the chain of forks. The fork is in the same partition.
 
     The fork has the settings of `origin.version`, with the pins and the summary on its path.
     """
@@ -64,7 +64,7 @@ async def start_of(reader: PrincipalReader, conversation_id: str) -> Conversatio
 async def last_item(
     reader: PrincipalReader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ItemAppended | None:
-    """The last item of the path at this version; inherited items do not count. Without `branches`: of the active
+    """The last item of the path at this version. Inherited items do not count. `branches`: the path. Default: the active
     path.
     """
     path = PathSegment(conversation_id, version, branches or await active_branches(reader, conversation_id, version))
@@ -84,7 +84,7 @@ async def head_id(
 ) -> str | None:
     """The id of the last item of the active path at `version`. The item may be inherited.
 
-    With `path_at`: of the path that was active at that version.
+    `path_at`: takes the path that was active at this version instead.
     """
     moved = await reader.head_moved(conversation_id, until=path_at or version)
     branches: tuple[PathBranch, ...] = FIRST_BRANCH
@@ -99,7 +99,7 @@ async def head_id(
 
 
 async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> tuple[PathBranch, ...]:
-    """The branches of the path to an item, as in Fork: empty for branch 0 and for inherited items."""
+    """The branches of the path to an item. Empty for branch 0 and for inherited items, as in Fork."""
     for row in await reader.items(conversation_id, [item_id], until=version):
         if isinstance(event := row.event, ItemAppended) and event.branch:
             end = PathBranch(event.branch, event.depth, row.version)

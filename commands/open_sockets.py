@@ -20,13 +20,13 @@ EndReason = Literal["stopping", "too_old", "unused", "not_admitted"]
 
 class SocketLimits(Struct, frozen=True, kw_only=True):
     max_seconds: float = 60 * 60.0
-    """As Open Responses specifies."""
+    """The Open Responses specification has this limit."""
 
     unused_seconds: float = 15 * 60.0
-    """Without a message and without a running reply."""
+    """How long a socket may have neither a message nor a running reply."""
 
     unstored_bytes: int = 64 * 1024 * 1024
-    """For the items of all remembered replies."""
+    """For the items of all unstored replies that the process remembers."""
 
 
 class OpenSocket:

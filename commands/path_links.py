@@ -1,4 +1,4 @@
-"""Changes links of new items that lead to earlier items of their conversation.
+"""Changes links from new items to earlier items of their conversation.
 
 Earlier items are found only as far back as `context/path_history.py` reads.
 """
@@ -17,7 +17,7 @@ from domain.paths import PathSegment
 async def linked_to_conversation(
     context: CommandContext, conversation_id: str, new: tuple[NewItem, ...]
 ) -> tuple[NewItem, ...]:
-    """The items, with links to earlier items of the active path changed."""
+    """The items. Their links to earlier items of the active path are changed."""
     if not _has_open_links(new):
         return new
     reader = context.dependencies.reader
@@ -41,7 +41,7 @@ def _has_open_links(new: Sequence[NewItem]) -> bool:
 
 
 async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """The items, as (id, item), with their links to each other and to the path changed."""
+    """The items, as (id, item). Their links to each other and to the path are changed."""
     linked = link(items)
     for index, item_link in open_links(linked).items():
         if (target := await history.find(item_link.leads_to)) is not None:

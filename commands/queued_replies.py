@@ -116,9 +116,10 @@ def _outlives_process(command: QueueReply, policy: ContextPolicy) -> bool:
 
 
 async def take_over(dependencies: ProcessDependencies, leases: ReplyLeases, orphan: Orphan) -> bool:
-    """Takes over a reply that has lost its process, if it still waits and need not end with its process.
+    """Takes over a reply whose process died, if the reply still waits and may outlive its process.
 
-    False: the caller should end the reply. True: this or another process has taken it over, or it has just ended.
+    False: the caller should end the reply. True: this or another process has taken over the reply, or the reply
+    has just ended.
     Raises psycopg.Error, and what EventLog.append raises.
     """
     reader = dependencies.reader.of_tenant(orphan.tenant)

@@ -32,8 +32,9 @@ from replies.response_from_events import Request
 class _Answer(Struct, frozen=True, kw_only=True):
     """An answer, as it was found by the id that the request names.
 
-    `conversation_id`: where it was added. A fork may inherit it. `item_ids`: only the named item if it is not the
-    output of a response. `is_answer`: whether a model writes such items. `has_response`: False if a client appended it.
+    `conversation_id`: where the answer was added. A fork may inherit the answer. `item_ids`: only the named item if it
+    is not the output of a response. `is_answer`: whether a model writes such items. `has_response`: False if a client
+    appended it.
     """
 
     conversation_id: str
@@ -115,12 +116,12 @@ async def _record(context: CommandContext, response_id: str) -> Record | None:
 
 
 def _repeatable(record: Record | None) -> Request | None:
-    """The request, if it can be repeated. The parameters of a chat completion are those of another API."""
+    """None without a record, or for a chat completion, because its parameters belong to another API."""
     return None if record is None or renders_transcripts(record.requested.renderer) else record.requested
 
 
 async def _leaf(context: CommandContext, conversation_id: str, version: int, answer: _Answer, named_id: str) -> Leaf:
-    """The place before the first item of the answer that is not deleted. Raises ApiError (404)."""
+    """The place before the answer's first item that is not deleted. Raises ApiError (404)."""
     found = {item_id: await _find_place(context, conversation_id, version, item_id) for item_id in answer.item_ids}
     first = next((each for each in found.values() if each is not None), None)
     if first is None or found.get(named_id, first) is None:

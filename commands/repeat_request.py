@@ -29,8 +29,7 @@ REASON_ABILITIES: Final = "abilities"
 MIN_GUESS_TOKENS: Final = 4_096
 """A guessed window of at least this size is learnt at once, if the request sets no `max_output_tokens`.
 
-Any other guess is learnt only when the repeat is answered: the refusal may have had another reason, and all requests
-use what is learnt.
+Any other guess is learnt only when the repeat is answered, because the refusal may have had another reason.
 """
 
 
@@ -130,7 +129,7 @@ def repeat_unstored(context: CommandContext, target: ReplyTarget, reply_request:
 async def _changes(
     context: CommandContext, sent: ReplyRequest, failure: ModelFailed, shown: Shown, reasons: Collection[str]
 ) -> list[_Change]:
-    """The possible changes, in the order to try. `reasons`: those of earlier repeats."""
+    """The possible changes, in the order to try. `reasons`: the reasons of earlier repeats."""
     if failure.code == "context_length_exceeded":
         if REASON_WINDOW in reasons or sent.parameters.get("truncation") == "disabled":
             return []
@@ -142,7 +141,7 @@ async def _changes(
 def _with_notes(context: CommandContext, sent: ReplyRequest, refused: RefusedRequest) -> list[_Change]:
     """Notes replace what the refusal names, or everything that may be the cause.
 
-    New input is never replaced, nor history that needs the same abilities.
+    New input is never replaced. History that needs an ability that new input needs is not replaced either.
     """
     renderer = context.dependencies.models.renderer
     replaceable = NOTED_ABILITIES - needed_abilities(renderer, (item for _, item in sent.input[sent.carried_count :]))

@@ -20,7 +20,7 @@ from infrastructure.event_log.reader import PrincipalReader
 async def without_deleted(reader: PrincipalReader, conversation_id: str, version: int, answer: bytes) -> bytes:
     """`answer`: the JSON text that was stored with the key.
 
-    Raises ConversationNotFound if the conversation's deletion has emptied it.
+    Raises ConversationNotFound if the conversation's deletion has emptied the answer.
     """
     if not answer:
         raise ConversationNotFound(conversation_id)

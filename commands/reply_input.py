@@ -3,9 +3,8 @@
 - A reference to an item on the path adds nothing.
 - A reference to another item that the caller may read adds a copy. The copy keeps the original id as a client's id.
 - An item with an id of our form is left out if the path has this id, also as a client's id.
-- Such an item is also left out if it was deleted from the path, so that a client that still has it does not bring it
-  back.
-- Without such an id, outputs of calls that repeat the history are left out, and repeated items before them.
+- An item with such an id is also left out if the item was deleted from the path.
+- Outputs of calls that repeat the history are left out, and so are repeated items before such an output.
 
 Copies, clients' ids and repeated items are found only as far back as `context/path_history.py` reads.
 """
@@ -101,7 +100,9 @@ async def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
 async def _without_known_ids(
     context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem], first: int
 ) -> list[TakenItem]:
-    """The entries that are neither on the path nor deleted from it. References become copies. Raises ApiError (404)."""
+    """The entries that are neither on the path nor deleted from the path. References become copies. Raises ApiError
+    (404).
+    """
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.existing.items() if await history.has(appended)}

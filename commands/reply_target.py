@@ -1,7 +1,7 @@
 """Finds the conversation that a reply is appended to, and the place there.
 
-Continuing from a response appends at the head if no item follows the response and no other reply runs there.
-Otherwise it opens a branch. For a caller who may only read the conversation, it starts a new one.
+A reply that continues from a response is appended at the head if no item follows the response and no other reply
+runs there. Otherwise the reply opens a branch. If the caller may only read the conversation, the reply starts a new one.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -32,14 +32,14 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
     source         the conversation whose context is sent to the model
     at             the version of `source` at which the context is taken
-    start          creates a new conversation for the reply. Without it, the reply goes into `source`
+    start          creates a new conversation for the reply. None: the reply goes into `source`
     fallback       replaces this target if the reply cannot be appended here
-    expected_head  the id that the last item of `source` must have at the append. None: no item. UNSET: not checked
-    leaf           the place in `source` at which the reply opens a branch; None: it is appended at the head
+    expected_head  the id that the last item of `source` must have at the append. None: `source` must have no item. UNSET: not checked
+    leaf           the place in `source` at which the reply opens a branch. None: the reply is appended at the head
     alone          whether the reply is refused if another reply will also be appended at `leaf`
     regenerates    the item or response that the reply is another version of
-    carried_items  items of previous replies that were not stored, or did not join. They are sent before the input
-    retracts       ids of the partial answer of a reply that is tried again. They are retracted at the append
+    carried_items  items of a previous reply that was not stored or did not join. These items are sent before the input
+    retracts       ids of a partial answer. The append retracts these items, because the reply is tried again
     reuses         as in RequestReply
     snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
@@ -78,8 +78,8 @@ async def find_target(context: CommandContext, body: CreateResponse, *, writes: 
 
     `writes`: whether the reply will be appended. If not, the right to read the conversation is enough.
 
-    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 if the previous response does not exist, 409
-    while it runs or waits.
+    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 if the previous response does not exist,
+    409 while the previous response runs or waits.
     """
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
@@ -197,8 +197,7 @@ async def _start_after(context: CommandContext, record: Record, version: int, le
 async def _carried_items(context: CommandContext, record: Record) -> tuple[NewItem, ...]:
     """The input and the usable output of a reply that did not join its conversation, as new items.
 
-    Input that was deleted is left out (a retry of the reply may have added it). Each item is a copy with a new id, and
-    keeps the old one like a client's id.
+    Deleted input is left out. Each item is a copy with a new id. The item's JSON keeps the old id.
     """
     input_items = record.requested.input
     deleted = await deleted_items(

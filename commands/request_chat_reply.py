@@ -1,4 +1,4 @@
-"""Requests a reply to a transcript. Exactly its messages are sent to the model."""
+"""Requests a reply to a transcript. The model is sent exactly the transcript's messages."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ MAX_NEW_ON_LOOP = 1_000
 """A transcript with more unknown messages is parsed in a thread. For fewer, a thread would take longer."""
 
 CHUNK_ITEMS, CHUNK_BYTES = 100, 1024 * 1024
-"""For one append of a long history. A larger append would delay others. A larger item has its own append."""
+"""The maximum for one append of a long history. A larger append would delay others. A larger item has its own append."""
 
 
 class ChatRequest(Struct, frozen=True):
@@ -248,7 +248,7 @@ def _start_of_last_turn(transcript: ParsedTranscript, target: ChatTarget, new: N
 async def _append_history(
     context: CommandContext, transcript: ParsedTranscript, target: ChatTarget, history: Sequence[NewItem]
 ) -> ChatTarget:
-    """Starts the conversation, and appends the history in chunks. Returns the target after it."""
+    """Starts the conversation, and appends the history in chunks. Returns the target after the history."""
     context = replace(context, if_match=None)
     assert target.start is not None
     await context.append(target.conversation_id, target.start)

@@ -65,7 +65,7 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Reply:
 
 
 def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
-    """Whether the reply goes on if its client disconnects. The conversation's policy may decide so too."""
+    """Whether the reply goes on if its client disconnects. The conversation's policy may also keep the reply running."""
     return bool(body.background) or (context.idempotency is not None and body.stored)
 
 
@@ -124,7 +124,7 @@ async def _target(context: CommandContext, body: CreateResponse, matched: Matche
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
-    """UNSET if the request names no conversation. Read while the target is looked up."""
+    """UNSET if the request names no conversation."""
     conversation_id = body.conversation_id
     if conversation_id is None or not is_id(conversation_id, CONVERSATION):
         return UNSET

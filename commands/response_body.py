@@ -21,12 +21,12 @@ from infrastructure.http.item_schemas import InputItemJson
 
 MAX_INPUT_ITEMS = 1_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""For a request, and for its input as the store returns it. MongoDB refuses documents above 16 MB."""
+"""The most bytes of a request, and of its input as the store returns it. MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""For the input, the items that it refers to, and the items that are carried over.
+"""The most bytes of the input, the items that it refers to, and the items that are carried over.
 
-Each further reply that does not join adds to the items that are carried over.
+Each reply that does not join the conversation adds to the items that are carried over.
 """
 
 MAX_TOOLS = 128
@@ -204,7 +204,7 @@ class CreateResponse(OptionsBody, Body):
         if not input_items and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
         items = given_items(input_items)
-        # As the views hold them, items may be larger than what was sent.
+        # Items in the views may be larger than the sent items.
         if sum(len(as_output(new.item_id, new.item)) for new in items if isinstance(new, NewItem)) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413,
@@ -215,7 +215,7 @@ class CreateResponse(OptionsBody, Body):
         return items
 
     def check(self) -> None:
-        """Raises ApiError (400). With an `earlier` response, `check_parameters` is called on the completed request."""
+        """Raises ApiError (400). Does not check the parameters of a request that names an `earlier` response."""
         self._check_target()
         if self.earlier is None:
             self.check_parameters()

@@ -140,7 +140,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # Open Responses: nothing can continue from the earlier reply if the new one fails.
+            # If the new reply fails, nothing can continue from the earlier reply (Open Responses).
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
@@ -167,7 +167,7 @@ class _ResponseSocket:
     def _remember(
         self, reply: RunningReply | RecordedReply, body: CreateResponse, previous: UnstoredReply | None
     ) -> None:
-        """The next reply may continue from an unstored reply. A stored one is found in the log."""
+        """Remembers an unstored reply, so that the next reply can continue from it. A stored reply is found in the log."""
         self._unstored.forget(self._socket)
         if isinstance(reply, RecordedReply) or reply.stored:
             return
@@ -194,8 +194,8 @@ class _ResponseSocket:
             await self._websocket.close(code, text)
 
     async def _stop_answering(self) -> None:
-        """Before the first event, the task may be appending the request, so it is not cancelled. Sending the event
-        then fails, and this stops the reply.
+        """Does not cancel the task before the first event, because the task may be appending the request. Sending the
+        first event then fails, and the failure stops the reply.
         """
         if self._answering is not None:
             if self._is_streaming:

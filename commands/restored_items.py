@@ -1,4 +1,4 @@
-"""Restore: a retracted item is shown again, at its place."""
+"""Restores a retracted item. It is shown again at its place."""
 
 from fastapi import APIRouter
 from msgspec import Struct
@@ -52,8 +52,8 @@ async def restore_item(context: CommandContext, conversation_id: str, item_id: s
 class _FoundItem(Struct, frozen=True):
     """An item, and where it was found.
 
-    `inherited`: None if the item is the conversation's own. `forks`: those between this conversation and the item's
-    own.
+    `inherited`: None if the item is the conversation's own. `forks`: the forks between this conversation and
+    the item's own conversation.
     """
 
     event: ItemAppended

@@ -1,4 +1,4 @@
-"""`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at its place.
+"""`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at the same place.
 
 If the question has already joined, the new input is empty. A partial answer is retracted.
 """
@@ -81,7 +81,7 @@ async def _check_not_summarized(context: CommandContext, record: Record, end: Re
 
 
 async def _target(context: CommandContext, record: Record, end: ReplyEnd) -> ReplyTarget:
-    """The place of the first reply, also on a branch: after the question if it joined, otherwise after the same item."""
+    """The place after the question if the question joined, otherwise the place of the failed or stopped reply."""
     target = ReplyTarget(source=record.conversation_id, at=record.head.stream_version, retracts=end.output_ids)
     if isinstance(requested := record.requested, ReplyRequested) and requested.after is not None:
         leaf = await _leaf_after_question(context, record, end) or requested.after

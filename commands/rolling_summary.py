@@ -56,8 +56,8 @@ async def context_with_summary(
     """The context at the conversation's head, as (version, context). Makes a summary first if one is needed and asked
     for.
 
-    Without `has_turn`, makes none while another reply runs or waits at the head. Raises what Contexts.assemble and
-    CommandContext.append raise.
+    Without `has_turn`, makes no summary while another reply runs or waits at the head. Raises what Contexts.assemble
+    and CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
     # What does not fit is summarized, not refused.
@@ -91,7 +91,7 @@ async def context_with_summary(
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
-    """The limit in tokens that the context exceeds. None if it exceeds none, or if nothing asks for a summary."""
+    """The limit in tokens that the context exceeds. None if there is none, or if nothing asks for a summary."""
     thresholds = [
         entry["compact_threshold"]
         for entry in parameters.get("context_management") or ()

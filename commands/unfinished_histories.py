@@ -24,7 +24,7 @@ from infrastructure.stores.postgres import Pool
 SWEEP_INTERVAL_SECONDS = 3600.0
 
 RETRY_SECONDS = 60.0
-"""Before the first sweep, and before the next try after a failure."""
+"""The wait before the first sweep, and after a sweep that failed."""
 
 MIN_AGE_SECONDS = 3600.0
 """A younger conversation may still get its request."""
@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 class UnfinishedHistories:
-    """A sweep begins where the last complete one ended. `clock`: the time in seconds since 1970."""
+    """A sweep begins where the last complete sweep ended. `clock`: the time in seconds since 1970."""
 
     def __init__(self, pool: Pool, events_log: EventLog, clock: Callable[[], float] = time.time) -> None:
         self._pool = pool

@@ -1,7 +1,7 @@
 """The replies with `store: false` that sockets remember, in this process's memory.
 
-Each socket remembers its last such reply, and the next reply may continue from it. Above `max_bytes` together, the
-least recently used are forgotten.
+The next reply on a socket may continue from the socket's last unstored reply. If all remembered replies exceed
+`max_bytes` together, the least recently used replies are forgotten.
 """
 
 from collections import OrderedDict
@@ -37,9 +37,9 @@ class UnstoredReplies:
         self._bytes = 0
 
     def keep(self, socket: Hashable, reply: UnstoredReply) -> None:
-        """Remembers the reply in place of the socket's last one.
+        """Remembers the reply in place of the socket's earlier reply.
 
-        A reply larger than `max_bytes_each` is not kept: the next request with its items would be refused.
+        A reply larger than `max_bytes_each` is not kept, because the next request with its items would be refused.
         """
         self.forget(socket)
         if reply.size > self._max_bytes_each:

@@ -6,7 +6,7 @@ recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
 path_backwards, segment_pages     a path is read page by page; the path of a fork goes on in its origin
 branch_paths, forks               which branches a path takes; what a conversation was forked from
-path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat them
+path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat the path
 conversation_settings             instructions, policy, pins and summary at a version
 snapshots, snapshot_store         the newest items in Redis: their shape; reading and writing
 snapshot_from_log, moved_snapshot making a snapshot; changing one when the head is moved

@@ -36,7 +36,10 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""Contexts read from the log at the same time. One of 128,000 tokens takes about 17 MB."""
+"""At most this many contexts are read from the log at the same time. Contexts of new forks do not count.
+
+A context of 128,000 tokens takes about 17 MB.
+"""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 """The same as the time limit of one SQL statement."""
@@ -58,7 +61,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, max_tokens) -> the snapshot's newest items that fit in max_tokens, and one more.
+"""(tenant, conversation_id, max_tokens) -> the snapshot's newest items that fit in max_tokens, and one more item.
 
 The snapshot may have any version. None if there is no usable snapshot.
 """
@@ -87,7 +90,7 @@ class SharedContexts:
 
     @asynccontextmanager
     async def log_read(self) -> AsyncIterator[None]:
-        """Waits for its turn to read the log. Raises psycopg.OperationalError when that takes too long."""
+        """Waits for its turn to read the log. Raises psycopg.OperationalError if the wait takes too long."""
         try:
             async with asyncio.timeout(self._log_read_wait_timeout):
                 await self._log_reads.acquire()
@@ -222,8 +225,8 @@ class Contexts:
     ) -> Context:
         """The context of a Chat Completions request.
 
-        All messages are sent; the provider decides whether they fit. So the recorded budget is the model's whole
-        window. `version`: of the conversation that the request continues; 0 for a new one.
+        All messages are sent, because the provider decides whether they fit. The recorded budget is the model's whole
+        window. `version`: the version of the conversation that the request continues; 0 for a new conversation.
         """
         renderer = self._models.transcript_renderer
         body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
@@ -245,7 +248,7 @@ class Contexts:
         return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def family(self, conversation_id: str) -> str:
-        """The id of the first conversation in this one's chain of forks.
+        """The id of the first conversation in this conversation's chain of forks.
 
         Raises LogMoved if the log has lost this conversation's first event.
         """
@@ -276,7 +279,7 @@ class Contexts:
         return None if await deleted_items(self._reader, copies, [conversation_id]) else recent
 
     def path(self, end: PathSegment, after: str | None = None) -> AsyncIterator[ItemAppended]:
-        """The path's items, oldest first, without those deleted now. `after`: only the items after this one."""
+        """The path's items, oldest first, without items that are deleted now. `after`: only the items after this one."""
         return path(self._reader, end, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:

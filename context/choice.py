@@ -25,7 +25,7 @@ from domain.items import Item
 from domain.paths import PathSegment
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Used if neither the request nor the policy says how many. Half of the window if that is less."""
+"""Used if neither the request nor the policy says how many. The limit is half of the window, if that is less."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
@@ -52,8 +52,9 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 class ContextChoice(Struct, frozen=True, kw_only=True):
     """What a model is shown.
 
-    `missing`: abilities that the model is assumed to lack; notes replace what needs them. `parameter_tokens`: of the
-    tools and the answer format. `summary_tokens`: with the message around the summary.
+    `missing`: abilities that the model is assumed to lack. Notes replace content that needs such an ability.
+    `parameter_tokens`: the tokens of the tools and the answer format. `summary_tokens`: the tokens
+    of the summary and of the message around it.
     """
 
     recent: RecentItems
@@ -197,7 +198,7 @@ def _select(
 def _stable_window(recent: RecentItems, model: str) -> StableWindow | None:
     """None if the policy's window is `newest`.
 
-    `first_depth` is None if there is no last request, or if it had another summary.
+    `first_depth` is None if there is no last request, or if that request had another summary.
     """
     policy = recent.policy
     if policy.window == "newest":

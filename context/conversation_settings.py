@@ -1,7 +1,4 @@
-"""Reads a conversation's instructions, policy, pins and summary from the log.
-
-`Reader` lists what contexts read from the log.
-"""
+"""Reads a conversation's instructions, policy, pins and summary from the log."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
@@ -43,8 +40,9 @@ SUMMARY_TOKENS = 32
 class Summary(Struct, frozen=True, kw_only=True):
     """A summary that replaces the first items of a path.
 
-    `depth`: of the item `last`. `version`: of the ContextCompacted. `tokens`: of the text, in `o200k_base`.
-    `tokens_before`: of the `count` items that the summary replaces. `has_copies`: whether some of these are copies.
+    `depth` is the depth of the item `last`. `version` is the version of the ContextCompacted. `tokens` counts the
+    text, in `o200k_base`. `tokens_before` counts the `count` items that the summary replaces. `has_copies`: whether
+    some of these items are copies.
     Snapshots keep a Summary as JSON.
     """
 
@@ -101,7 +99,7 @@ class Reader(Protocol):
         """The events that decide which settings the conversation has at version `until`."""
 
     async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """The last changes of the conversation's summaries with version <= `until`, newest first."""
+        """At most `limit` changes of the conversation's summaries with version <= `until`, newest first."""
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event after position `after` that deletes or restores something in these conversations."""
@@ -110,9 +108,10 @@ class Reader(Protocol):
 class ConversationSettings(Struct, frozen=True, kw_only=True):
     """A conversation's settings at a version.
 
-    `pinned`: ids; some of these items may be deleted. `compaction`: (version, event) of the active summary.
+    `pinned` lists item ids. Some of these items may be deleted. `compaction` is (version, event) of the active
+    summary.
     `withdrawn`: the versions of newer summaries that are withdrawn. `inherits`: whether the conversation began with
-    pins or a summary of another one.
+    pins or a summary of another conversation.
     """
 
     instructions: str | None
@@ -146,9 +145,8 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 async def settings_at(
     reader: Reader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
 ) -> ConversationSettings:
-    """The settings at `version`, with the summary of the path `branches` (None: the active path).
-
-    A summary that was withdrawn since then is left out.
+    """The settings at `version`, with the summary of the path `branches`. None means the active path. A summary that
+    is withdrawn by now is left out.
     """
     pinned: tuple[str, ...] = ()
     active, has_summaries = 0, False
@@ -233,8 +231,8 @@ async def inherited_summary(
 ) -> tuple[int, ContextCompacted] | None:
     """(version, event) of the summary that `heir` inherits on this path.
 
-    If that summary is withdrawn, or ends after the path, an earlier one. For a fork that does not exist yet, `heir`
-    is its origin.
+    If that summary is withdrawn or ends after the path, an earlier summary is returned. If the fork does not exist
+    yet, `heir` is its origin.
     """
     if summary is None:
         return None

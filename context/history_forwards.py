@@ -19,10 +19,11 @@ async def path(
     first: str | None = None,
     recorded_at: int | None = None,
 ) -> AsyncIterator[ItemAppended]:
-    """The items of the path, oldest first: all, those from `first` on, or those after `after`.
+    """The items of the path, oldest first.
 
-    Items that are deleted now are left out. `recorded_at`: the log position of a request. With it, deletions after
-    the path's versions do not count.
+    `first`: only this item and the items after it. `after`: only the items after this one. `recorded_at`: the log
+    position of a request. With `recorded_at`, deletions after the path's versions do not count. Without it, items that
+    are deleted now are left out.
     """
     segments = [*(await read_path(reader, end)).segments]
     row: Recorded | None = None

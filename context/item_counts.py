@@ -8,7 +8,7 @@ from context.tokens import count_off_loop
 from domain.items import Item
 
 MAX_COUNTS = 50_000
-"""They take about 20 MB."""
+"""So many counts take about 20 MB."""
 
 
 class ItemCounts:
@@ -22,7 +22,7 @@ class ItemCounts:
         }
         missing = [(item_id, item) for item_id, item in items if item_id not in counts]
         text_tokens = await count_off_loop([counted_text(item) for _, item in missing], encoding)
-        # While this waited, other calls may have displaced counts. So all are stored again.
+        # While texts were counted, other calls may have removed counts. So all counts are stored again.
         for (item_id, item), count in zip(missing, text_tokens, strict=True):
             counts[item_id] = count + fixed_tokens(item)
         tokens = [counts[item_id] for item_id, _ in items]

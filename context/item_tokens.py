@@ -14,10 +14,10 @@ from domain.items import Item, content_parts, type_of
 PER_MESSAGE_TOKENS = 4
 
 PER_IMAGE_TOKENS = 1_105
-"""Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail (765), plus a margin."""
+"""OpenAI counts 765 tokens for an image of 1024 x 1024 pixels in high detail. The rest is a margin."""
 
 PER_FILE_TOKENS = 2_000
-"""As many as a few pages have, since only the provider knows the length."""
+"""The tokens of a few pages. Only the provider knows the length."""
 
 BASE64_CHARACTERS_PER_TOKEN = 5
 """A token is about 4 characters of text, so about 5 of base64.
@@ -101,6 +101,6 @@ def _part_tokens(part: Any) -> int:
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
     """The JSON of the tools and of `text`, whose tokens are counted."""
     read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
-    if "tools" in read:  # nested as in the Chat Completions API, because that form is longer
+    if "tools" in read:  # the form of the Chat Completions API, which is longer
         read["tools"] = [{"function": tool} for tool in read["tools"]]
     return msgspec.json.encode(read).decode() if read else ""

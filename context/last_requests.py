@@ -33,7 +33,7 @@ def comparable_requests(
 ) -> dict[str, SentSequence]:
     """Leaves out requests that are older than the items or the summary.
 
-    Then a snapshot and the log give the same result.
+    So a snapshot and the log give the same result.
     """
     from_depth = summary_depth if reaches_start else items[0].depth
     return {model: sequence for model, sequence in last_requests.items() if sequence.depth >= from_depth}

@@ -44,8 +44,8 @@ class LearntModel(Struct, frozen=True, kw_only=True):
 class LearntModels:
     """The facts learnt about one provider's models.
 
-    `on_change` is called with all facts. If Postgres is unavailable, only this process knows a new fact, until it reads
-    the table again.
+    `on_change` is called with all facts. If Postgres is unavailable, only this process knows a new fact, until this
+    process reads the table again.
     """
 
     def __init__(self, pool: Pool, base_url: str, on_change: Callable[[Mapping[str, LearntModel]], None]) -> None:

@@ -14,10 +14,10 @@ from context.transcripts.known_messages import SentMessages
 from context.transcripts.prefix_hashes import exact_hashes
 
 MAX_COUNTS = 50_000
-"""They take about 10 MB."""
+"""So many counts take about 10 MB."""
 
 MAX_COUNTED_CHARACTERS = 1_000_000
-"""Counting these takes about half a second. The tokens of the rest are estimated."""
+"""Counting so many characters takes about half a second. The tokens of further text are estimated."""
 
 
 class MessageCounts:

@@ -65,7 +65,7 @@ class PricedModel(Struct, frozen=True):
 
 
 def find_priced(name: str, base_url: str) -> PricedModel | None:
-    """The name is also looked up without its path."""
+    """The name is also looked up without the part before its last slash."""
     providers = load_providers()
     for reference in dict.fromkeys((name, name.rsplit("/", 1)[-1])):
         for provider in _sellers(reference.lower(), base_url, providers):
@@ -75,7 +75,7 @@ def find_priced(name: str, base_url: str) -> PricedModel | None:
 
 
 def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> Iterator["Provider"]:
-    """First the provider at `base_url`, then those with model names like this one.
+    """First the provider at `base_url`, then the providers with model names like this one.
 
     Last OpenRouter, if the name has a slash.
     """

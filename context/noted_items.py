@@ -17,7 +17,7 @@ from domain.items import Item
 class AsSent(Struct, frozen=True):
     """Items, with the tokens of the form in which they are sent.
 
-    `reasons`: by the id of each changed item, why a part is left out; None if nothing is left out.
+    `reasons`: by the id of each changed item, the reason why a part is left out, or None if nothing is left out.
     """
 
     items: Sequence[ContextItem]

@@ -58,7 +58,7 @@ async def path_backwards(
             if (lost := _lost(segment, fork, last_id)) is not None:
                 yield PathPage(is_inherited=is_inherited, lost=lost)
         else:
-            # The fork may have retracted any of the items that it inherits.
+            # The fork may have retracted any item that the fork inherits.
             may_be_deleted = is_inherited or (head is not None and head.version > segment.version)
             oldest: Recorded | None = None
             async for page in segment_pages(reader, segment, PAGE_EVENTS, first_page=first_page or ()):
@@ -79,8 +79,9 @@ async def _undeleted(
 ) -> tuple[list[ItemAppended], set[str], bool]:
     """Returns (items, `before_gap`, `gap` for the next page).
 
-    `gap`: whether the next newer item was found deleted. `conversations`: those of the path, from its end up to this
-    page. `may_be_deleted`: if False, `page.retracted` is up to date, and only copies are looked up.
+    `gap`: whether the next newer item was found deleted. `conversations`: the conversations of the path, from
+    the newest to the one of this page. `may_be_deleted`: if False, `page.retracted` is up to date, and only copies are
+    looked up.
     """
     appended = [event for event in page.appended if may_be_deleted or event.item_id not in page.retracted]
     looked_up = {event.item_id: event.copy_of for event in appended if may_be_deleted or event.copy_of is not None}

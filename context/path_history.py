@@ -20,8 +20,8 @@ MAX_READ_BYTES = 16 * 1024 * 1024
 class PathHistory:
     """The items of a path that were read so far.
 
-    `is_past`: the conversation may have later events than `end`. `newer`: items that will be appended after the path;
-    they are searched too.
+    `is_past`: the conversation may have later events than `end`. `newer`: items that will be appended after the path.
+    These are searched too.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class PathHistory:
     async def retracted_by_forks(self, item_ids: Collection[str]) -> frozenset[str]:
         """Which of these items a fork of the path has retracted for itself.
 
-        Each must be on the path (`has`), and not deleted in its own conversation.
+        Each item must be on the path (`has`), and not deleted in its own conversation.
         """
-        if self._path is None:  # none of them is inherited
+        if self._path is None:  # no item is inherited
             return frozenset()
         conversations = [segment.conversation_id for segment in self._path.segments]
         return await deleted_items(self._reader, dict.fromkeys(item_ids), conversations)

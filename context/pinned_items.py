@@ -21,8 +21,8 @@ from infrastructure.event_log.recorded import Recorded
 class OnPath(Struct, frozen=True):
     """Items found on a path.
 
-    `rows`: by item id, the item's segment and its ItemAppended. `conversations`: those that were searched, from the
-    path's end.
+    `rows`: by item id, the item's segment and its ItemAppended. `conversations`: the conversations that were
+    searched, beginning at the path's end.
     """
 
     rows: dict[str, tuple[PathSegment, Recorded]]

@@ -1,4 +1,4 @@
-"""What a ReplyRequested event records of a selection: ranges, so that the event stays small. Pure."""
+"""What a ReplyRequested event records of a selection. Ranges keep the event small. Pure."""
 
 from collections.abc import Sequence
 

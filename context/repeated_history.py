@@ -4,10 +4,10 @@ Some clients send earlier items again, although they name a conversation. Pure.
 
 An output is left out if its call already has an output on the path. If the input repeats the call, both calls and both
 outputs must be equal, because some models reuse call ids. Of several new outputs of one call, only the last stays.
-Items before a repeated output are left out if the path has them too.
+Items before a repeated output are left out if the path has these items too.
 
-From that output, the input and the path are compared backwards. The path may have more calls, outputs, answers and
-reasoning, because clients do not send all of them. The comparison ends at a differing message that is not the
+From the repeated output, the input and the path are compared backwards. The path may have more calls, outputs,
+answers and reasoning, because clients leave some out. The comparison ends at a differing message that is not the
 assistant's. A message with no repeated output after it is always new, because a user may say "yes" twice.
 """
 
@@ -71,9 +71,9 @@ def has_outputs(input_items: Sequence[Item]) -> bool:
 
 
 def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
-    """(index in the input, index in the path) of each output that repeats one of the path.
+    """(index in the input, index in the path) of each output that repeats an output of the path.
 
-    If the input has several new outputs of one call, also (index, -1) of each but the last.
+    If the input has several new outputs of one call, also (index, -1) of each of these but the last.
     """
     ends = _ends_of_calls(newest_first)
     new_calls: set[_CallKey] = set()

@@ -1,6 +1,6 @@
 """Renders the body of a recorded request again from the log.
 
-Later changes do not change the result, but deleted content can be left out.
+Later events do not change the result, except that deleted content can be blanked.
 """
 
 from typing import Any
@@ -53,9 +53,9 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 class Rerendered(Struct, frozen=True, kw_only=True):
     """A body that was rendered again.
 
-    `matches`: whether the SHA-256 is the recorded one; None if something is blanked. `items`: those that were sent;
-    the request's own input comes last. `summary_is_blanked`: the summary's text is left out, because the summary covers
-    a deleted item.
+    `matches`: whether the body has the recorded SHA-256, or None if something is blanked. `items`: the items that were
+    sent, with the input of the request last. `summary_is_blanked`: the summary's text is left out, because the summary
+    covers a deleted item.
     """
 
     body: dict[str, Any]
@@ -189,7 +189,7 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
 async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> PathSegment:
     """The path to `after`, or the path that was active when the request was recorded.
 
-    The request may have been sent again later, when another path was active.
+    A repeated request may have been sent while another path was active.
     """
     conversation_id = requested.conversation_id
     branches = (

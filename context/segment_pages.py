@@ -40,8 +40,8 @@ class SegmentPage(Struct, frozen=True):
     """Some events of a conversation, newest first.
 
     `appended`: the items of the path among these events. `retracted`: ids of `appended` items that are retracted at the
-    segment's version, or deleted now if events were skipped. `requests`: made on the path, or for responses in
-    `opened_by`. `opened_by`: ids of the responses that opened branches of the path on this page.
+    segment's version. If events were skipped: ids of `appended` items that are deleted now. `requests`: the requests
+    made on the path, or for responses in `opened_by`. `opened_by`: ids of the responses that opened branches of the path on this page.
     """
 
     events: Sequence[Recorded]
@@ -85,7 +85,7 @@ class PageMaker(Struct):
         return SegmentPage(events, appended, retracted, requests, frozenset(opened_by))
 
     def _is_on_path(self, version: int) -> bool:
-        """If the path is not open, a request newer than its last item counts only if it is newer than `active_since`."""
+        """If the path is not open, a request newer than the path's last item counts only after `active_since`."""
         segment = self.segment
         if segment.newest_version(version) != version:
             return False

@@ -2,8 +2,8 @@
 
 Pure.
 
-A turn starts with a user's message and runs to the next one. The newest whole turns are shown, as a window on the
-path's end. A call is never separated from its output. Pinned items of older turns are shown too, with their calls and
+A turn starts with a user's message and ends before the next user's message. The newest whole turns are
+shown, as a window on the path's end. A call is never separated from its output. Pinned items of older turns are shown too, with their calls and
 outputs.
 
 A window begins as early as the budget allows, or it is stable. A stable window begins where the last request's window
@@ -81,8 +81,8 @@ class ContextInput(Struct, frozen=True, kw_only=True):
 class StableWindow(Struct, frozen=True, kw_only=True):
     """A moved window starts at the first turn with which the request has at most `refill` (0 to 1) times the budget.
 
-    If there is none, it starts at the last turn. `first_depth`: where the last request's window began. None: there is
-    no such request, or the summary has changed.
+    If there is no such turn, the window starts at the last turn. `first_depth`: where the last request's window began.
+    None: there was no request, or the summary has changed.
     """
 
     refill: float

@@ -1,8 +1,8 @@
-"""Compares a request with the last one to the same model.
+"""Compares a request with the last request to the same model.
 
-A provider's prompt cache can reuse only the common beginning of the two. So each request records a few points of its
-sequence. Each point has a hash of everything before it but the tools. The sequence is: tools, instructions, summary,
-pinned items, other messages.
+A provider's prompt cache can reuse only the common beginning of both requests. So each request records a few points of
+its sequence. Each point has a hash of everything before it but the tools. The sequence is: tools, instructions,
+summary, pinned items, other messages.
 """
 
 import hashlib
@@ -18,7 +18,10 @@ from domain.events import SentSequence, SequencePoint, SharedPrefix
 
 TOOLS_CHANGED, CONTEXT_COMPACTED, INPUT_CHANGED = "tools_changed", "context_compacted", "input_changed"
 MODEL_CHANGED, NOT_FOUND = "model_changed", "comparison_response_not_found"
-"""Why a request does not share all of the last one: values of `prompt_cache_diagnostics` (`openai/types/responses/response.py`)."""
+"""Why a request does not begin with the whole last request.
+
+The values are those of `prompt_cache_diagnostics` (`openai/types/responses/response.py`).
+"""
 
 _SETTINGS: tuple[tuple[str, str | None, str], ...] = (
     ("tools", None, TOOLS_CHANGED),
@@ -30,7 +33,7 @@ _SETTINGS: tuple[tuple[str, str | None, str], ...] = (
 )
 """(parameter, its field or None, reason).
 
-If one of these changes, a cache reuses nothing. The order is that of `SentSequence.settings`.
+If one of these changes, a cache reuses nothing. `SentSequence.settings` has the same order.
 """
 
 _SETTING_BYTES = 4
@@ -45,7 +48,10 @@ def sent_sequence(
     body: Mapping[str, Any],
     body_of: Callable[[Sequence[ContextItem]], Mapping[str, Any]],
 ) -> tuple[SentSequence, SharedPrefix]:
-    """The request's sequence, and what it shares with the last one. `body_of`: renders the body with other items."""
+    """The request's sequence, and what it shares with the last request.
+
+    `body_of`: renders the body with other items.
+    """
     recent = choice.recent
     last = recent.last_requests.get(reply_request.model)
     tokens_at = _tokens_at(choice, body, body_of)
@@ -68,7 +74,7 @@ def sent_sequence(
 def _first_depth(choice: ContextChoice, depth: int) -> int:
     """Where the window begins.
 
-    If it has the whole path, it begins right after the summary, because deleted items there may be restored.
+    If the window has the whole path, it begins right after the summary, because deleted items there may be restored.
     """
     window, summary = choice.selection.window, choice.recent.summary
     if choice.context_input.reaches_start and len(window) == len(choice.context_input.path):
@@ -95,10 +101,10 @@ def _tokens_at(
     body: Mapping[str, Any],
     body_of: Callable[[Sequence[ContextItem]], Mapping[str, Any]],
 ) -> dict[int, int]:
-    """The tokens before each point, by the point's length.
+    """The tokens before each point, by the number of parts before the point.
 
-    There is a point after the tools, the instructions, the summary and the pins, and one at the end. Another is before
-    the first new turn. If the input begins no turn, it is before the newest turn.
+    There is a point after the tools, the instructions, the summary and the pins, and one at the end. Another point is
+    before the first new turn, or before the newest turn if the input begins no turn.
     """
     sent, pins = choice.selection.sent, {pin.item_id for pin in choice.selection.pins}
     parts = _parts(body)

@@ -54,7 +54,7 @@ async def refill(
     *,
     counts: ItemCounts | None = None,
 ) -> Snapshot | None:
-    """Writes the snapshot to Redis unless Redis has one as new.
+    """Writes the snapshot to Redis unless Redis has one that is as new.
 
     None if the log does not have the conversation. `tenant` is not checked. Raises psycopg.Error and
     redis.exceptions.RedisError.
@@ -84,7 +84,7 @@ async def snapshot_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
 async def snapshot_from_log(
     reader: EventReader, conversation_id: str, version: int, counts: ItemCounts | None = None
 ) -> Snapshot | None:
-    """The snapshot at `version`, or at the last version if that is lower.
+    """The snapshot at `version`, or at the last version if the last version is lower.
 
     None if the log does not have the conversation. Raises psycopg.Error.
     """

@@ -149,7 +149,7 @@ async def read_recent_items(
             return _recent_items(snapshot, items[start:], reaches_start=False)
         if read == snapshot.length:
             return _recent_items(snapshot, items, reaches_start=True) if snapshot.reaches_start else None
-        # Probably enough, and a tenth more.
+        # Probably enough items, and a tenth more.
         newest = max(2 * newest, newest * limit * 11 // (tokens * 10)) if tokens else MAX_ITEMS
 
 

@@ -3,13 +3,13 @@
 A snapshot has a conversation's newest items and their token counts, so the next reply need not read the log.
 
     context:{tenant}:{conversation_id}        HASH
-        version        of the conversation; every event changes it
-        chain_hash     of the event at `version`; the log must have the same
-        incarnation    of the log; versions of different incarnations are not compared
+        version        the conversation's version; every event changes it
+        chain_hash     the chain hash of the event at `version`; the log must have the same hash
+        incarnation    the log's incarnation; versions of different incarnations are not compared
         format         SNAPSHOT_FORMAT; a snapshot of another format is ignored
         settings       JSON of SnapshotSettings
-        branch depth   of the path's last item, which may be retracted. Without items, depth is 0,
-                       or in a fork the depth of the item after which the fork begins
+        branch depth   the branch and the depth of the path's last item, which may be retracted.
+                       Without items, depth is 0, or in a fork the depth of the item after which the fork begins
         first          the depth of the list's first element; depth + 1 if the list is empty
         bytes          the size of all elements together
         request:{model}  JSON of a LastRequest
@@ -41,7 +41,7 @@ MAX_FIELDS = 40
 """If the hash has more fields, the snapshot is made again. Each model that is used adds a field."""
 
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
-"""A snapshot expires this long after its last write. Every event of the conversation writes it."""
+"""A snapshot expires this long after its last write. Every event of the conversation writes the snapshot."""
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
@@ -59,7 +59,7 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
     """An element of the list.
 
     `item`, `form`: the item itself and 0, or a plain message's text and the number of its form. The fields are the
-    first ones of ContextItem, so a ContextItem can be decoded from the same JSON.
+    first fields of ContextItem, so a ContextItem can be decoded from the same JSON.
     """
 
     item_id: str
@@ -96,7 +96,8 @@ class LastRequest(Struct, frozen=True, array_like=True):
 class Snapshot(Struct, frozen=True, kw_only=True):
     """`deleted`: a tombstone, without items and settings.
 
-    `last_requests`: of at most MAX_LAST_REQUESTS models, without requests whose depth is less than `first` - 1.
+    `last_requests`: the last requests of at most MAX_LAST_REQUESTS models, without requests whose depth
+    is less than `first` - 1.
     """
 
     version: int

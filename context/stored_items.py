@@ -1,4 +1,4 @@
-"""The items in events of the log: decoded, and with their token counts."""
+"""Decodes the items in events of the log, and counts their tokens."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ from domain.items import Item, from_stored, in_short
 class StoredItem(Struct, frozen=True):
     """An item of the log, decoded.
 
-    `copy_of`: the id of the original, if this is a copy. `is_deleted`: deleted now, and the caller is not shown deleted
-    content.
+    `copy_of`: the id of the original, if this is a copy. `is_deleted`: the item is deleted now, and the caller
+    is not shown deleted content.
     """
 
     item_id: str

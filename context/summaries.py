@@ -38,8 +38,9 @@ def first_kept_depth(
 ) -> int | None:
     """The depth of the first item that a new summary does not cover.
 
-    As many of the newest turns as fit in `max_tokens` are kept: at least one, or perhaps none if the input is unknown.
-    `base_tokens`: without the old summary. None if no window can start, or if the path is empty.
+    Keeps as many of the newest turns as fit in `max_tokens`, and at least one. If the input is unknown, it may keep
+    none.
+    `base_tokens`: tokens without the old summary. None if no window can start, or if the path is empty.
     """
     starts = window_starts(context_input, unsendable)
     if not starts:
@@ -57,7 +58,9 @@ def first_kept_depth(
 
 
 def portions(items: Sequence[Item], sizes: Sequence[int], max_tokens: int) -> list[int]:
-    """Where each portion ends: if possible, where a turn ends. A portion fits in `max_tokens`, or is one item."""
+    """The index after each portion. If possible, a portion ends where a turn ends. A portion fits in `max_tokens`, or
+    is one item.
+    """
     ends: list[int] = []
     begin = 0
     while begin < len(items):
@@ -80,7 +83,9 @@ def can_end_at(items: Sequence[Item], end: int) -> bool:
 
 
 def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """At most `max_tokens` of the text. Cut after a sentence or a word, if that keeps more than half of what fits."""
+    """The first `max_tokens` of the text. Cuts after a sentence or a word if this keeps more than half of the text that
+    fits.
+    """
     text = text.strip()
     if count(text) <= max_tokens:
         return text

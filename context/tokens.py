@@ -23,7 +23,7 @@ CUT_ERROR: Final = 8
 """The most tokens by which one cut inside a run changes the sum. Measured: 4 too many, 1 too few."""
 
 MAX_INLINE_CHARACTERS: Final = 4_096
-"""Counting these on the event loop takes about 2 ms, no more than a thread costs under load."""
+"""Counting this many characters on the event loop takes about 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
     # Between a word and a space, which joins the next word. Not before a newline, which joins punctuation before it.
@@ -98,7 +98,7 @@ def split(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, start: int) -> int:
-    """The first EXACT_CUT in the second half of the piece, or the last one in its first half."""
+    """The first EXACT_CUT in the second half of the piece, else the last one in the first half, else the end."""
     middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
     if match := EXACT_CUT.search(text, middle, end):
         return match.start()

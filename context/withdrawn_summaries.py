@@ -3,8 +3,8 @@
 A summary is withdrawn if an item at a depth that it covers was deleted or restored after the items were read for it,
 or if the original of a covered copy is deleted.
 
-`domain/conversation.py` withdraws summaries of the item's own conversation. Items of other conversations are looked
-up when the summary is read.
+`domain/conversation.py` checks items of the summary's own conversation. Items of other conversations are looked up
+when the summary is read.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,7 +33,7 @@ class Reader(Protocol):
 async def is_withdrawn(
     reader: Reader, compacted: Recorded, fork: Fork | None, inherited_by: Collection[str] = ()
 ) -> bool:
-    """`fork`: what the summary's conversation was forked from.
+    """`fork`: the origin of the summary's conversation.
 
     `inherited_by`: the forks through which the summary was inherited. A fork may have retracted a covered item for
     itself.

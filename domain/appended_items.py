@@ -11,7 +11,7 @@ from domain.events import Event, HeadMoved, InputItem, ItemAppended, Leaf, PathB
 from domain.paths import is_open
 
 MAX_BRANCHES = 10_000
-"""Besides the first branch. Running replies may open a few more."""
+"""The first branch is not counted. Running replies may open a few more."""
 
 MAX_PATH_BRANCHES = 2_000
 
@@ -36,7 +36,7 @@ def open_branch(
     revises: str | None = None,
     aside: bool = False,
 ) -> Iterator[Event]:
-    """Opens a branch after `leaf`. The head moves there, unless `aside`.
+    """Opens a branch after `leaf`. The head moves to the branch, unless `aside`.
 
     These events must be appended next, because the branch's number is the version of its first item.
     """
@@ -74,7 +74,7 @@ def append_after(
     depth: int,
     response_id: str | None,
 ) -> Iterator[ItemAppended]:
-    """Each item is the parent of the next. `depth`: the depth of `parent`."""
+    """Each item is the parent of the item after it. `depth`: the depth of `parent`."""
     for distance, new_item in enumerate(items, 1):
         yield ItemAppended(
             item_id=new_item.item_id,

@@ -30,13 +30,15 @@ class NewItem(Struct, frozen=True, kw_only=True):
 class Prefix(Struct, frozen=True, kw_only=True):
     """The beginning of a transcript, up to item `item_id`.
 
-    hash         of the prefix, its answer, or the conversation's name (`context/transcripts/prefix_hashes.py`)
+    hash         a hash of the prefix, of its answer, or of the conversation's name
+                 (`context/transcripts/prefix_hashes.py`)
     answered     whether the prefix has an answer of this store
     response_id  the response whose request or answer brought the item
-    messages     how many messages of that response's transcript the prefix has; 0 if that transcript does not begin with it
+    messages     how many messages of the response's transcript the prefix has, or 0 if the transcript does not begin
+                 with the prefix
     exact        the exact hash of these messages
     read_version when the transcript was compared with the conversation. If an item was retracted or restored later, the
-                 prefix is not recorded, because it may contain this item
+                 prefix is not recorded, because the prefix may contain this item
     """
 
     item_id: str
@@ -101,7 +103,7 @@ class AppendItems(Command, frozen=True, kw_only=True):
 
 
 class ReviseItem(Command, frozen=True, kw_only=True):
-    """Opens a branch with another version of item `item_id`. `leaf`: the place of its parent."""
+    """Opens a branch with another version of item `item_id`. `leaf`: the place of the item's parent."""
 
     item_id: str
     item: NewItem
@@ -115,7 +117,7 @@ class ReviseItem(Command, frozen=True, kw_only=True):
 
 
 class MoveHead(Command, frozen=True, kw_only=True):
-    """Makes item `item_id` the head. `path` ends with it."""
+    """Makes item `item_id` the head. `path` ends with this item."""
 
     item_id: str
     path: tuple[PathBranch, ...]
@@ -170,14 +172,14 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """Starts a reply. Fields that are not below are as in ReplyRequested.
+    """Starts a reply. Fields that are not listed here are as in ReplyRequested.
 
     start          a conversation to create in the same transaction
     expected_head  refused if the head is another item; UNSET: any head
     lists          lists the conversation from now on
     retracts       items to retract in the same append
     alone          refused if another reply will be appended after the same item
-    reuses         items of `input` that an earlier reply had too. Refused if one of them has joined
+    reuses         items of `input` that an earlier reply had too. Refused if one of these items has joined
     """
 
     response_id: str
@@ -215,7 +217,7 @@ class ReadQueueState(Command, frozen=True, kw_only=True):
 
 
 class ShowReply(Command, frozen=True, kw_only=True):
-    """Sends the request of a running reply again, with another context."""
+    """Records that the request of a running reply is sent again, with another context."""
 
     response_id: str
     model: str
@@ -281,7 +283,7 @@ class DescribeReply(Command, frozen=True, kw_only=True):
 class DeleteReply(Command, frozen=True, kw_only=True):
     """`item_ids`: the items that the reply added, in order.
 
-    Refused in an unlisted conversation if the reply has added others since.
+    Refused in an unlisted conversation if the reply has added other items.
     """
 
     response_id: str
@@ -295,7 +297,7 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 class CompactContext(Command, frozen=True, kw_only=True):
     """Refused if the active summary is neither `replaces` nor in `withdrawn`, or if `last` is not on the active path.
 
-    replaces      the version of the active summary, which the new one includes; 0 for none
+    replaces      the version of the active summary, which the new summary includes, or 0 if no summary is active
     withdrawn     summaries (versions) that are replaced but not included. One of their items was deleted elsewhere
     read_version  when the items were read. Refused if an item was retracted or restored later
     """
@@ -358,7 +360,7 @@ class WithdrawFeedback(Command, frozen=True, kw_only=True):
 class GiveFeedback(WithdrawFeedback, frozen=True, kw_only=True):
     """`feedback_id`: a new id, for the first feedback of `by` to the target.
 
-    `known_id`: the feedback of `by` when the command was made; None if there was none.
+    `known_id`: the id of the feedback that `by` gave before this command, or None.
     """
 
     feedback_id: str

@@ -1,5 +1,6 @@
-"""Which fields of events hold content (what people or models wrote), and which deletions remove it. Pure.
+"""Which fields of events hold content, and which deletions remove it. Pure.
 
+Content is what people or models wrote, except the labels of feedback.
 A test fails if a field of an event is in neither of the two tables.
 """
 
@@ -38,10 +39,10 @@ from domain.events import (
 )
 
 Part = Literal["conversation", "title", "item", "items", "response", "summary", "transcript", "target"]
-"""What a field's content belongs to. The content is deleted with it, or with the conversation.
+"""What a field's content belongs to. Deleting this, or the conversation, deletes the content.
 
 title          the items in `title_items`. A person's title belongs to the conversation
-items          each InputItem belongs to the item with its id; all belong to the response `response_id`
+items          each InputItem belongs both to the item with its id and to the response `response_id`
 target         the item `item_id`, or the response `response_id` if there is no `item_id`
 transcript     the response. The `changes` of each TranscriptPart also belong to its `items`
 """

@@ -60,8 +60,8 @@ class KnownSummary(Struct, frozen=True, gc=False):
 class RunningReply(Struct, frozen=True, gc=False):
     """A reply that was requested and has not ended.
 
-    leaf        the item after which the reply's items open a branch; None: they are appended at the head
-    names_leaf  whether the request named the leaf. If not, the leaf is the old head: the head was moved meanwhile
+    leaf        the item after which the reply's items open a branch; None: the items are appended at the head
+    names_leaf  whether the request named the leaf. If not, the leaf is the head before it was moved
     head        the head when the reply was requested, if the request named the leaf
     """
 
@@ -78,12 +78,12 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     branches      how many branches were opened besides the first one
     queued        responses that wait for their turn, the next one first
     interrupting  the waiting response that stops the running one
-    summaries     those that can be undone, oldest first. The last one on the active path is active
-    undone        those that can be redone, the next one first
+    summaries     summaries that can be undone, oldest first. The last one on the active path is active
+    undone        summaries that can be redone, the next one first
     items         how many of its own items are not retracted
     replies       how many responses are not deleted
     retracted_at  the version at which an item was last retracted or restored
-    title_items   the items that a model's title was made from; empty if it is a person's
+    title_items   the items that a model's title was made from; empty unless a model wrote the title
     """
 
     id: str
@@ -279,7 +279,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
 
 
 def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
-    """The state of an item, response or feedback after an event with its row key. None: it has no state any more."""
+    """The state of an item, response or feedback after an event with its row key. None: it has no state."""
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth, copy_of=event.copy_of)
@@ -320,7 +320,7 @@ def _has_leaf(state: Conversation, event: ItemAppended) -> bool:
 
 
 def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversation:
-    """A reply that would have been appended at the old head gets this head as its leaf, until the head comes back."""
+    """A reply that would be appended at the old head gets the old head as its leaf, until this is the head again."""
     if event.item_id == state.head:
         return replace(state, version=version, moved_at=version, path=event.path)
 

@@ -97,7 +97,7 @@ def decide(
 ) -> tuple[Event, ...]:
     """An empty result means that the command changes nothing. Raises Refused.
 
-    `known_items`: what exists of `command.row_keys`.
+    `known_items`: by id, the items, responses and feedback of `command.row_keys` that exist.
     """
     events = _events_of(conversation_id, state, command, known_items)
     return events if state is None else (*events, *withdrawn_title(state, events))
@@ -179,7 +179,10 @@ def _check_active(state: Conversation) -> None:
 
 
 def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
-    """At most one running reply appends at the head. Replies that open a branch need not wait."""
+    """At most one running reply appends at the head.
+
+    A reply that opens a branch need not wait for the reply at the head.
+    """
     _check_active(state)
     if command.after is not None:
         if command.alone and command.after.item_id in state.awaited_after:
@@ -330,7 +333,7 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
         if (value := getattr(command, name)) is not UNSET and value != getattr(state, name)
     }
     if state.title_by == "model" and command.title is not UNSET:
-        changes["title"] = command.title  # even if it is the same: now it is a person's title
+        changes["title"] = command.title  # even an equal title, because now a person has set it
     return (ConversationDescribed(**changes),) if changes else ()
 
 

@@ -1,4 +1,4 @@
-"""Errors: why a command was refused, and why a model did not answer. They carry ids, never what people wrote.
+"""Errors: why a command was refused, and why a model did not answer. Errors carry ids, never what people wrote.
 
 Refused
 ├── NotFound
@@ -38,7 +38,7 @@ from msgspec import Struct
 
 
 class Refused(Exception):
-    """`code` is stable, for programs; the message is for people."""
+    """Programs read `code`, which is stable. People read the message."""
 
     code = "refused"
 
@@ -271,8 +271,8 @@ class RefusedRequest(Struct, frozen=True):
     """What a provider's refusal says, without its text.
 
     mentions     abilities of a model, such as "image"
-    lacks        those that the model does not have
-    lacks_words  the words that say so, such as "not support"
+    lacks        abilities that the model does not have
+    lacks_words  the words about missing abilities, such as "not support"
     """
 
     mentions: frozenset[str]

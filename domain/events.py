@@ -13,10 +13,10 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     budget   tokens that may be sent; None: what the model's window allows
     reserve  tokens kept free for the answer if the request has no `max_output_tokens`; None: 1,024, or half of the window if that is less
-    window   where the shown turns begin. `newest`: as early as the budget allows. `stable`: where the last request's did,
-             while that fits
+    window   where the shown turns begin. `newest`: as early as the budget allows. `stable`: where the turns of the last
+             request began, while they fit
     refill   how much of the budget a request fills after the stable window has moved; 0.1 to 0.9
-    stopped  whether the question and partial answer of a stopped reply join
+    stopped  whether the question and partial answer of a stopped reply join the conversation
     """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
@@ -32,7 +32,7 @@ class PathBranch(Struct, frozen=True, array_like=True):
     """A branch that a path takes, and where the path leaves it (`domain/paths.py`).
 
     branch        the version of the ItemAppended that opened the branch; 0 for the first one
-    last_depth    of the path's last item on the branch; None: the path follows the branch to its end
+    last_depth    the depth of the path's last item on the branch; None: the path follows the branch to its end
     last_version  the version of this last item, or a higher one
     """
 
@@ -42,7 +42,7 @@ class PathBranch(Struct, frozen=True, array_like=True):
 
 
 class Leaf(Struct, frozen=True, array_like=True):
-    """The item after which others are appended. `path` ends with it. `item_id` None and depth 0: before the first item.
+    """The item after which others are appended. `path` ends with this item. `item_id` None and depth 0: before the first item.
 
     In a fork, inherited items count as items of branch 0.
     """
@@ -56,7 +56,7 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A fork begins after item `item_id` of its origin, as the origin was at `version`. `item_id` None: before the
     first item.
 
-    `branches`: the origin's path up to the item; may be empty if it is the first branch alone.
+    `branches`: the origin's path up to the item; may be empty if the path has only the first branch.
     """
 
     conversation_id: str
@@ -94,7 +94,7 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Items that a model was not shown, or not in full.
 
     `reason` "budget": the items did not fit. If the path was not read to its start, there is no `first`, and `count`
-    includes deleted items. "deleted": a fork inherited them from a deleted conversation.
+    includes deleted items. "deleted": a fork inherited the items from a deleted conversation.
     """
 
     reason: str
@@ -107,7 +107,7 @@ class SequencePoint(Struct, frozen=True, array_like=True):
     """The beginning of a request: its tools and its first `length` parts. The first part is the body's `instructions`
     (null if there are none). The others are the body's messages or input items.
 
-    `tokens`: of the tools, the answer format and these parts. `sha256`: the first 8 bytes of the hash of these parts.
+    `tokens`: the tokens of the tools, the answer format and these parts. `sha256`: the first 8 bytes of the hash of these parts.
     """
 
     length: int
@@ -118,11 +118,11 @@ class SequencePoint(Struct, frozen=True, array_like=True):
 class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the next request to the same model is compared with (`context/sent_sequence.py`).
 
-    depth        of the path's last item
-    first_depth  where the window began. If it has the whole path: the first depth after the summary, or 1. If it is empty: `depth` + 1
+    depth        the depth of the path's last item
+    first_depth  where the window began. If the window has the whole path: the first depth after the summary, or 1. If the window is empty: `depth` + 1
     settings     the first 4 bytes of the SHA-256 of each setting that a prompt cache depends on
     summary      the first 8 bytes of the SHA-256 of the summary's compaction id
-    points       by length; the last one is the whole request
+    points       sorted by length. The last point is the whole request
     """
 
     depth: int
@@ -135,9 +135,9 @@ class SentSequence(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class SharedPrefix(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The beginning that a request shares with the last request to the same model on the path.
 
-    `messages`: how many messages or input items of the body it has.
-    `reason`: why it is not all of that request, or why there was no such request, in the words of `prompt_cache_diagnostics` in
-    the official API.
+    `messages`: how many messages or input items of the body are in this beginning.
+    `reason`: why the beginning is not the whole last request, or why there was no last request. The words are from
+    `prompt_cache_diagnostics` in the official API.
     """
 
     tokens: int
@@ -149,7 +149,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a model was shown: enough to render the body of the request again from the log.
 
     version         the conversation's version when the ranges were read
-    request_sha256  of the body that was sent
+    request_sha256  the SHA-256 of the body that was sent
     summary         the compaction whose summary was sent before the items
     notes           abilities that the model was assumed to lack. Notes replaced the content that needs them
     """
@@ -248,13 +248,13 @@ PINS = "pins"
 """The last row holds all pinned items; some may have been retracted later."""
 
 SUMMARY = "summary"
-"""Without branches, the last row says which summary is active, unless it was withdrawn. With branches, earlier rows may count."""
+"""Without branches, the last row says which summary is active, unless this summary was withdrawn. With branches, earlier rows may count."""
 
 SHARES = "shares"
 """The last row holds all shares."""
 
 HEAD = "head"
-"""The last row holds the active path. Without one, it is the first branch."""
+"""The last row holds the active path. Without such a row, the first branch is the active path."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
@@ -423,7 +423,7 @@ class ReplyQueued(Event, frozen=True, kw_only=True):
     """A reply waits for its turn. The row's subject requested it.
 
     `renderer`: the renderer of the process that queued the reply. `interrupts`: the reply stops the running one, and
-    goes before the others.
+    goes before the other waiting replies.
     """
 
     topic = "reply.queued"
@@ -544,7 +544,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
     """A client cancelled or deleted the reply, or asked for one that interrupts it.
 
     `input_ids`, `output_ids`: items that join in the same append, if the policy keeps stopped replies. `output`: the
-    others.
+    items that do not join.
     """
 
     topic = "reply.cancelled"
@@ -605,7 +605,7 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
 
     branch, depth  the place of `last`. The summary is shown on each path through `last`
     replaces       the version of the summary that this one includes; 0 for none
-    usage, cost    of all calls to the model; the cost in billionths of a US dollar
+    usage, cost    the sums of all calls to the model. The cost is in billionths of a US dollar
     read_position  in a fork, the newest log position of its origins when their items were read; 0 elsewhere
     originals      the `copy_of` values of the items that are copies
     """
@@ -666,9 +666,9 @@ def feedback_key(target: str, by: str) -> str:
 
 
 class FeedbackGiven(Event, frozen=True, kw_only=True):
-    """The subject `by` rated an item or a response. A later one replaces it.
+    """The subject `by` rated an item or a response. A later rating replaces this one.
 
-    `rating`: 1 or -1. `previous`: the rating that it replaces. `inherited`: as in ItemRetracted.
+    `rating`: 1 or -1. `previous`: the rating that this one replaces. `inherited`: as in ItemRetracted.
     """
 
     topic = "feedback.given"

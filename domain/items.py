@@ -176,7 +176,10 @@ def output_item(item_id: str, item: Item) -> Item:
 
 
 def is_usable(item: Item) -> bool:
-    """Whether the item can be sent to a model again: a message with text or a refusal, or another item that was not cut off."""
+    """Whether the item can be sent to a model again.
+
+    True for a message with text or a refusal, and for an item of another type that was not cut off.
+    """
     if type_of(item) == "message":
         return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
     return bool(item.get("status") != CUT_OFF)
@@ -228,7 +231,10 @@ def in_full(text: str, form: int) -> Item:
 
 
 def is_answer(item: Item) -> bool:
-    """Whether a model writes such items: an assistant's message, or any other type but outputs and approval responses."""
+    """Whether a model writes such items.
+
+    True for an assistant's message, and for every other type except outputs and approval responses.
+    """
     kind = type_of(item)
     if kind == "message":
         return bool(item["role"] == "assistant")
@@ -247,7 +253,7 @@ _EMPTIED = ("content", "name", "arguments", "input", "output")
 
 
 def emptied(item: Item) -> Item:
-    """A deleted item that can be rendered: a call and its output still belong together."""
+    """A deleted item that can be rendered. The call id stays, so a call and its output still belong together."""
     kept = {name: item[name] for name in ("role", "call_id") if isinstance(item.get(name), str)}
     return {"type": type_of(item), **kept, **{name: "" for name in _EMPTIED if name in item}}
 

@@ -3,8 +3,8 @@
 The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, it
 first goes through the conversations that the fork comes from. A path has one item at each depth.
 
-Every path begins on branch 0. A fork's inherited items count as the beginning of branch 0. Any other branch has as its
-number the version of the event that opened it.
+Every path begins on branch 0. A fork's inherited items count as the beginning of branch 0. The number of any other
+branch is the version of the event that opened the branch.
 """
 
 from bisect import bisect_left, bisect_right
@@ -46,7 +46,7 @@ def common_depth(first: tuple[PathBranch, ...], second: tuple[PathBranch, ...]) 
 def up_to_item(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
     """The path that ends with the item.
 
-    `version`: that of the item. `opening`: the event that opened its branch; None for branch 0.
+    `version`: the item's version. `opening`: the event that opened its branch; None for branch 0.
     """
     return (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth, version))
 
@@ -81,7 +81,7 @@ class PathSegment(Struct, frozen=True):
         return self.branches[-1].last_depth
 
     def contains(self, branch: int, depth: int, version: int) -> bool:
-        """`version`: that of the item."""
+        """`version`: the item's version."""
         return version <= self.version and takes(self.branches, branch, depth)
 
     def newest_version(self, until: int) -> int:
@@ -137,7 +137,7 @@ class Path(Struct, frozen=True):
         return [segment.conversation_id for segment in self.segments]
 
     def contains(self, conversation_id: str, branch: int, depth: int, version: int) -> bool:
-        """`version`: that of the item in its conversation."""
+        """`version`: the item's version in its conversation."""
         return any(
             segment.conversation_id == conversation_id and segment.contains(branch, depth, version)
             for segment in self.segments

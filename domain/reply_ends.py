@@ -1,7 +1,7 @@
 """The rules for the end of a reply. Pure.
 
-The items of a completed reply join the conversation, those of a failed one never. For a stopped reply the policy
-decides.
+The items of a completed reply join the conversation. The items of a failed reply never join. For a stopped reply, the
+context policy decides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,7 +9,11 @@ from domain.events import ConversationDescribed, Event, ItemRetracted
 
 
 def write_title(state: Conversation, command: WriteTitle) -> tuple[Event, ...]:
-    """Raises TitleExists; ItemsDeleted if an item was retracted or restored since `read_version`; HistoryLost if the log has lost that version."""
+    """Raises TitleExists if the conversation has a title.
+
+    Raises ItemsDeleted if an item was retracted or restored since `read_version`. Raises HistoryLost if the log has lost
+    this version.
+    """
     if command.read_version > state.version:
         raise HistoryLost(state.id)
     if state.title is not None:

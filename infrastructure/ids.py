@@ -1,4 +1,4 @@
-"""Ids: a prefix that names the kind, and a UUIDv7 in hex. Ids of one kind sort by time."""
+"""An id is a prefix that names the kind, and a UUIDv7 in hex. Ids of one kind sort by time."""
 
 import re
 from functools import lru_cache
@@ -21,7 +21,7 @@ def mint(prefix: str) -> str:
 
 
 def mint_in_partition_of(existing_id: str) -> str:
-    """A new id in the same partition of the views: the last byte decides it."""
+    """A new id in the same partition of the views. The last byte of an id decides the partition."""
     prefix, _, digits = existing_id.rpartition("_")
     return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"
 
@@ -47,7 +47,7 @@ def response_id_of(text: str) -> str | None:
 
 @lru_cache(16_384)
 def uuid_of(text: str) -> UUID:
-    """Cached: one request asks for the same id several times."""
+    """Cached, because one request asks for the same id several times."""
     return UUID(hex=text.rpartition("_")[2])
 
 
@@ -61,5 +61,5 @@ def minted_seconds(text: str) -> int:
 
 
 def first_uuid_at(seconds: float) -> UUID:
-    """The lower bound of the UUIDs that are minted from then on. `seconds`: since 1970 (UTC)."""
+    """UUIDs that are minted later are greater. `seconds`: since 1970 (UTC)."""
     return UUID(int=int(seconds * 1000) << 80)

@@ -1,7 +1,7 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis.
 
-Its positions are in MongoDB. Redis is written first, so a batch may be applied twice. The second time it changes
-nothing. A snapshot that cannot be changed is made again from the log.
+Its positions are in MongoDB. Redis is written first, so a batch may be applied twice. The second time has no
+effect. A snapshot that cannot be changed is made again from the log.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class ContextView:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
             # Another projector may be ahead. If Redis lost the snapshots of that projector, the older ones written here
-            # would stay. So these are removed.
+            # would stay. So the ones written here are removed.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])
@@ -174,7 +174,7 @@ class ContextView:
             await self._redis.unlink(*keys)
 
     async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int]:
-        """All in one round trip."""
+        """Applies all changes in one round trip."""
         if not changes:
             return []
         items = iter(await snapshot_items([event for change in changes for event in change.appended], self._counts))

@@ -26,7 +26,7 @@ _LOCK = 7_203_914_412
 """Held while a projector renews its leases."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
-"""Postgres ends the transaction of a projector that froze, because it blocks the others."""
+"""Postgres ends the transaction of a projector that froze, because the transaction blocks the others."""
 
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
@@ -64,7 +64,7 @@ class Leases:
     async def renew(self, newer_leases: Mapping[int, int] | None = None) -> HeldPartitions:
         """Raises this projector's beat. Takes free partitions up to its share, or releases what exceeds the share.
 
-        `newer_leases`: by partition, leases in MongoDB that are newer than those held here. Postgres may have been
+        `newer_leases`: by partition, leases in MongoDB that are newer than this projector's. Postgres may have been
           restored from an older backup. Then the projector takes a higher lease.
         """
         try:

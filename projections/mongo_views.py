@@ -29,7 +29,7 @@ from projections.views.view_position import BUILD_SUFFIX, ViewPosition
 from projections.views.writes import Document
 
 MAX_REMOVED = 500
-"""A transaction removes at most this many documents from `_LARGE_VIEWS`. It has a time limit, and must fit into
+"""A transaction removes at most this many documents from `_LARGE_VIEWS`. A transaction has a time limit, and must fit into
 MongoDB's cache.
 """
 
@@ -74,7 +74,7 @@ class MongoViews:
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Gives the view a new, empty collection. Drops its former one and its second build. Raises PositionMoved.
+        """Gives the view a new, empty collection. Drops the former collection and the view's second build. Raises PositionMoved.
 
         `only_incomplete`, `only_from`: as in ViewPositions.start_over.
         """
@@ -168,7 +168,7 @@ class MongoViews:
 
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
-        """Raises PositionMoved if it conflicts with another transaction, or if MongoDB does not know its outcome."""
+        """Raises PositionMoved if another transaction conflicts, or if MongoDB does not know the outcome."""
         with _conflicts(views, position):
             async with await self._session().start_transaction(
                 read_concern=ReadConcern("snapshot"),

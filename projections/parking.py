@@ -56,7 +56,7 @@ def parked_for(logged: Logged, error: Exception) -> Parked:
 def is_caused_by_event(error: Exception) -> bool:
     """Whether the cause is the event or its conversation's documents. Then other events may still succeed.
 
-    False for all errors of Redis: after an error about one key, the context view makes that snapshot again.
+    False for all errors of Redis, because the context view makes a broken snapshot again.
     """
     match error:
         case UnreadableEvent() | ViewDiverged():

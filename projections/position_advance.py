@@ -1,4 +1,4 @@
-"""The updates that advance view positions. They match only positions that are still as they were read. Pure."""
+"""The updates that advance view positions. The updates match only positions that are still as they were read. Pure."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -63,7 +63,7 @@ def fields_of(log_position: LogPosition) -> Document:
 
 
 def unmoved(view_positions: Iterable[ViewPosition]) -> Document:
-    """Matches positions only as long as they have not changed since they were read."""
+    """A filter that matches the positions that have not changed since they were read."""
     keys_at: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for view_position in view_positions:
         keys_at[view_position.position, view_position.epoch].append(view_position.key)

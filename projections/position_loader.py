@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Starts a view over if positions of it are missing, or if it shows another log."""
+    """Starts a view over if positions of the view are missing, or if the view shows another log."""
 
     def __init__(
         self, store: ViewStore, views: Collection[str], *, positions: ViewPositions, feed: Feed, metrics: Metrics
@@ -31,7 +31,7 @@ class PositionLoader:
         self._metrics = metrics
         self._held_partitions = HeldPartitions({})
         self.newer_leases: dict[int, int] = {}
-        """By partition: leases in MongoDB that are newer than those held here."""
+        """By partition: leases in MongoDB that are newer than the leases of this process."""
 
     def hold(self, partitions: HeldPartitions) -> None:
         self._held_partitions = HeldPartitions(
@@ -60,7 +60,7 @@ class PositionLoader:
     async def _load_and_start(self) -> Sequence[ViewPosition]:
         """Starts views over that lack positions.
 
-        A second build that lacks positions is left as it is, because the next rebuild makes another one.
+        A second build that lacks positions is left as it is, because the next rebuild makes a new build.
         """
         loaded = await self._positions.load_to_advance(self._views)
         lost = [(view, partition) for view, partition in missing_positions(loaded) if view in self._views]
@@ -87,7 +87,7 @@ class PositionLoader:
     async def _check(self, view_positions: Sequence[ViewPosition]) -> bool:
         """Checks positions that are from another incarnation of the log, or whose target is after the log's end.
 
-        Returns whether there were any. Views whose event is lost start over.
+        Returns whether there were any. A view starts over if the event at its position is lost.
         """
         end = await self._feed.end()
         unchecked = [

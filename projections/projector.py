@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """Up to PARTITIONS projectors share the work. All must update the same views."""
+    """Up to PARTITIONS projectors share the work. All projectors must update the same views."""
 
     def __init__(
         self,

@@ -26,7 +26,10 @@ log = structlog.get_logger(__name__)
 
 
 class RetryState(Struct):
-    """The state of one view position. `limit`: the largest batch. `event`: the position of the failing event."""
+    """The state of one view position.
+
+    `limit`: the most events of the next batch. `event`: the position of the failing event.
+    """
 
     limit: int
     event: int | None = None

@@ -98,7 +98,7 @@ class SnapshotChange(Struct):
                 pass
 
     def script_arguments(self, items: Iterable[SnapshotItem]) -> list[str | int | bytes]:
-        """The arguments of the script. `items`: those of `appended`, with their token counts."""
+        """The arguments of the script. `items`: the items of `appended`, with their token counts."""
         fields: dict[str, str | int] = {
             "version": self.version,
             "chain_hash": self.chain_hash,

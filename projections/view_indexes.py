@@ -1,4 +1,5 @@
-"""The indexes of the views in MongoDB: made with a new collection, and checked when a projector starts.
+"""The indexes of the views in MongoDB. A new collection gets its indexes at once. A projector checks all indexes when
+it starts.
 
 The check runs in the background, because building an index on a large collection takes long.
 """
@@ -47,7 +48,10 @@ async def check_indexes(database: Database) -> None:
 
 
 async def correct_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates missing indexes. First drops one of the same name with other keys or options. Raises PyMongoError."""
+    """Creates missing indexes.
+
+    First drops an index of the same name with other keys or options. Raises PyMongoError.
+    """
     found = await database[collection].index_information()
     missing = [keys for keys in INDEXES[view] if not any(_is_index(index, keys) for index in found.values())]
     for keys in missing:

@@ -106,7 +106,7 @@ class ViewPositions:
     async def confirm(self, view_position: ViewPosition, check: LogCheck, last: int) -> None:
         """Records that the view shows the log that `check` read. Does nothing if the position has changed.
 
-        `last`: the log's last position. A target after it becomes `last`.
+        `last`: the log's last position. A target after `last` becomes `last`.
         """
         target = min(view_position.target, last)
         state = "live" if view_position.position >= target else view_position.state

@@ -11,9 +11,9 @@ from projections.views.view_position import ViewPosition
 class ViewStore(Protocol):
     views: tuple[str, ...]
     min_batch_seconds: float
-    """The least time from the start of one batch to the next, unless views are behind.
+    """The least time between the starts of two batches, unless views are behind.
 
-    Without it, Redis would get the events one by one, at many times the cost.
+    Events that are written to Redis one by one cost many times as much.
     """
 
     async def prepare(self) -> None:
@@ -22,7 +22,7 @@ class ViewStore(Protocol):
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Empties the view, and moves its positions to before the first event. It is live again at `target`.
+        """Empties the view, and moves its positions to before the first event. The view is live again at `target`.
 
         `only_incomplete`, `only_from`: as in ViewPositions.start_over. Raises PositionMoved.
         """

@@ -1,7 +1,7 @@
 """Updates the views of one store until it is stopped. Waits while a store is unavailable, and retries events that fail.
 
-Positions at the same event are advanced together. A position that is behind advances at most to the next one ahead of
-it. If a batch fails although the stores answer, each of its positions is advanced alone.
+Positions at the same event are advanced together. A position that is behind advances at most to the next position
+ahead. If a batch fails although the stores answer, each of its positions is advanced alone.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ IDLE_SECONDS = 0.02
 """When no event came for this long, positions that are not in MongoDB yet are written."""
 
 BEHIND_EVENTS = 400
-"""The largest batch of a view that is behind. It is small, because the views that keep up wait for it."""
+"""The maximum batch of a view that is behind. The batch is small, because other views wait meanwhile."""
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
 _FIRST_MOVED_PAUSE_SECONDS, _MAX_MOVED_PAUSE_SECONDS = 0.01, 0.2
@@ -154,7 +154,7 @@ class ViewUpdater:
         await self._flush()
         self._must_load = False
         before, self.view_positions = self.view_positions, await self._loader.load()
-        self._load_at = time.monotonic() + POLL_SECONDS  # loads often: there may be a new second build to advance
+        self._load_at = time.monotonic() + POLL_SECONDS  # loading finds new second builds
         self._retries.keep_only(self.view_positions)
         report_loaded(before, self.view_positions)
 
@@ -186,7 +186,7 @@ class ViewUpdater:
             if not batch.events:
                 return False
             if not all(view_position.is_of(batch.incarnation) for view_position in view_positions):
-                raise PositionMoved(self._views, start)  # the log may have moved back: the next load checks it
+                raise PositionMoved(self._views, start)  # the log may have moved back
             moved = await self._store.apply(view_positions, batch)
         except (PositionMoved, *_UNAVAILABLE):
             raise

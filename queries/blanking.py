@@ -31,7 +31,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part is deleted. For `items` and `transcript`: whether all of it is."""
+        """Whether this part is deleted. For `items` and `transcript`: whether the whole part is deleted."""
         if self.conversation:
             return True
         event: Any = recorded.event

@@ -88,7 +88,7 @@ async def list_completion_messages(context: QueryContext, response_id: str, quer
 
 
 async def _messages(log: PrincipalLog, requested: Recorded, event: ReplyRequested) -> list[RenderedMessage]:
-    """Deleted messages keep their places, because ids contain the place."""
+    """Deleted messages keep their places, because the id of a message contains its place."""
     if renders_transcripts(event.shown.renderer):
         return await rendered_transcript(log, requested, with_deleted=False)
     items = [stored_item(new) for new in event.input]

@@ -48,10 +48,10 @@ MAX_PAUSE_SECONDS: Final = 0.05
 class Read(Struct, kw_only=True):
     """A read of `views` that have reached `position` in the partitions of `position_keys`.
 
-    `incarnation`: of the log when the request arrived; empty if Postgres was unavailable
-    `collections`, `versions`: of each view when the read started
-    `complete_to`: only in a read that does not wait: the views showed all events up to here, except of parked
-      conversations
+    `incarnation`: the log's incarnation when the request arrived; empty if Postgres was unavailable
+    `collections`, `versions`: the collection and the version of each view when the read started
+    `complete_to`: the views showed all events up to this position, except of parked conversations. Set only in a read
+      that does not wait
     `waits`: whether the views must show what was committed when the request arrived
     `parked`: the conversations that a view had parked at some time during the read
     `repairs`: how many repairs the views had counted when the read started
@@ -113,7 +113,7 @@ class Read(Struct, kw_only=True):
 class ConversationRead(Read, kw_only=True):
     """A read of one conversation.
 
-    `moved_at`: the version at which the head was last moved; 0 if never, then there is one branch
+    `moved_at`: the version at which the head was last moved; 0 if never
     `is_fork`: known only for an unverified read
     `forks`: where the conversation was forked, where its origin was forked, and so on; set by `read_with_origins` alone
     """
@@ -185,8 +185,9 @@ class Consistency:
         return read
 
     async def wait_for_origins(self, read: ConversationRead) -> None:
-        """Also waits for what is committed now in the conversation's origins. Raises PostgresUnavailable and ApiError
-        503.
+        """Waits also for the events that are committed now in the conversation's origins.
+
+        Raises PostgresUnavailable and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         for start in range(0, len(read.origins), MAX_BATCH_LOOKUPS):
@@ -252,7 +253,7 @@ class Consistency:
             raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
-        """Raises ConversationNotFound if the conversation was deleted since the read started: items may be missing then.
+        """Raises ConversationNotFound if the conversation was deleted since the read started.
 
         Does nothing while Postgres is unavailable.
         """
@@ -302,9 +303,9 @@ class Consistency:
         return bool(replaced) and not replaced <= await self.positions.collections()
 
     async def _take_version_of_view(self, read: ConversationRead) -> None:
-        """Raises PostgresUnavailable for a conversation that the view lacks: the view may be behind.
+        """Raises PostgresUnavailable if the view lacks the conversation, because the view may be behind.
 
-        Also for a caller who is neither owner nor admin, because the view may have old shares.
+        Raises PostgresUnavailable also if the caller is neither owner nor admin, because the view may have old shares.
         """
         views = TenantViews(self._database, read.tenant)
         fields = [{"$project": {"version": 1, "owner": 1, "path": 1, "moved_at": 1, "forked_from": 1}}]

@@ -132,7 +132,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
 def _cursors(
     page: Page, query: ConversationsQuery, sort_keys: Sequence[str], query_fingerprint: bytes
 ) -> dict[str, str | None]:
-    """`sort_keys`: in the order in which they were read."""
+    """`sort_keys`: in the order of the read."""
     if not sort_keys:
         return {"next_cursor": None, "previous_cursor": None}
     ends = [encode_cursor(query_fingerprint, sort_keys[0]), encode_cursor(query_fingerprint, sort_keys[-1])]
@@ -148,7 +148,7 @@ def _filters(query: ConversationsQuery, read: Read) -> Document:
     """`status` and `archived` come before the sort field in the indexes, so the filter names both once the view has
     them.
 
-    Raises ApiError (503) if the view lacks a field until its rebuild after an upgrade.
+    Raises ApiError (503) if the view does not have a needed field yet.
     """
     where: Document = {"status": query.status or {"$in": ["active", "ended"]}}
     if read.versions["conversations"] >= FIRST_VERSION:
@@ -198,7 +198,7 @@ def _all_of(*filters: Document) -> Document:
 
 
 def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
-    """A value below the `field` of every conversation of this second, and above that of every earlier one."""
+    """A value below the `field` of every conversation of this second, and above the `field` of every earlier conversation."""
     if field == "activity":
         return activity_key(seconds * 1_000_000)
     return conversation_id(first_uuid_at(seconds))
@@ -214,7 +214,7 @@ def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bo
     if query.shared is not True and owner in (None, subject):
         found.append(own)
     if query.shared is not False and owner != subject:
-        # As an expression: for an inequality MongoDB may prefer the index of owners, which is slow here.
+        # An expression, because for an inequality MongoDB may choose the index of owners, which is slow here.
         others = {"$expr": {"$ne": ["$owner", {"$literal": subject}]}} if owner is None else {"owner": owner}
         found += [
             {**each, **others, "$nor": shared[:index]} if index else {**each, **others}
@@ -228,7 +228,7 @@ async def _sort_key(
 ) -> Any:
     """None without a cursor. Raises ApiError (400).
 
-    In a list by creation, an id is a cursor too, also of a deleted conversation. While Postgres is unavailable, any
+    In a list by creation, an id is a cursor too, even if its conversation is deleted. While Postgres is unavailable, any
     conversation id is accepted.
     """
     if cursor is None:

@@ -1,7 +1,7 @@
 """Finds copies whose originals in other conversations are deleted. Only the log knows this.
 
-An answer with copies may change while the conversation's version stays the same. If the answer has an ETag, it is sent
-with `NO_STORE`.
+An answer with copies may change while the conversation's version stays the same. If such an answer has an
+ETag, it is sent with `NO_STORE`.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,7 +29,7 @@ async def deleted_copies(
 ) -> frozenset[str]:
     """Which of these copies and inherited items are deleted. `copies`: each copy with its original.
 
-    Without Postgres: empty for an unverified read. Raises PostgresUnavailable for a verified one.
+    Without Postgres, an unverified read gets an empty set. A verified read gets PostgresUnavailable.
     """
     try:
         return await deleted_items(context.dependencies.log, copies, inherited_by)

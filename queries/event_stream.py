@@ -1,10 +1,10 @@
 """A conversation's events as a stream of server-sent events.
 
-Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous one,
-and holds no database connection while it waits.
+Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous
+page, and holds no database connection while it waits.
 
-Deletions and withdrawn shares take effect soon, even for a client that reads slowly. So the head is looked up again
-after LOOK_UP_SECONDS, and a page is made again after MAX_PAGE_SECONDS.
+Deletions and withdrawn shares must take effect soon, even for a client that reads slowly. So the head is looked up
+again after LOOK_UP_SECONDS, and a page is made again after MAX_PAGE_SECONDS.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from queries.principal_log import PrincipalLog
 RETRY_SECONDS: Final = 1.0
 """The pause after a read that failed because Postgres was unavailable or busy.
 
-The stream must not end then, because its client would reconnect, get a 503, and not try again.
+The stream goes on, because a client that reconnects would get a 503 and not try again.
 """
 
 LOOK_UP_SECONDS: Final = 1.0
@@ -54,7 +54,7 @@ class _EventPage(Page, frozen=True):
     end: LogPosition = LogPosition()
 
     def slice_end(self, start: int) -> int:
-        """Ends with an event if one ends within SLICE_BYTES."""
+        """The slice ends with an event if one ends within SLICE_BYTES."""
         at_most = start + SLICE_BYTES
         whole_events = bisect_right(self.event_ends, at_most)
         end = self.event_ends[whole_events - 1] if whole_events else 0
@@ -81,10 +81,10 @@ class _Client(Struct):
     """The state of one client's stream.
 
     `head`: the conversation's last event at the last look-up, which was at `looked_up_at`
-    `position`: how much was sent. Its `after` is the last version before the page that is being sent
-    `sent_position`: where the last event before that page is in the log
+    `position`: how much was sent. `position.after` is the last version before the page that is being sent
+    `sent_position`: the log position of the last event before the page that is being sent
     `page`: the page that is being sent; None between pages
-    `in_event`: whether a part of the next event was sent too
+    `in_event`: whether the last slice ended inside an event
     """
 
     log: PrincipalLog
@@ -99,7 +99,7 @@ class _Client(Struct):
     finished: bool = False
 
     def update_head(self, head: Head | None) -> None:
-        """None: the log has lost the conversation. Raises ConversationNotFound if the client may no longer read it."""
+        """`head` None: the log lost the conversation. Raises ConversationNotFound if the client may not read it any more."""
         if head is None:
             self.finished = True
         elif head.role(self.log.principal) is None:
@@ -169,7 +169,7 @@ class EventStreams:
     ) -> AsyncGenerator[bytes, None]:
         """Yields the events with a version above `after`, in slices, until the stream ends.
 
-        `head`: of an earlier look-up that checked access.
+        `head` comes from an earlier look-up that checked access.
         """
         client = _Client(
             log, conversation_id, head, time.monotonic(), StreamPosition(after), _log_position(head, after), after
@@ -223,7 +223,7 @@ class EventStreams:
         key = client.next_page_key(period) if begun is None else replace(begun.key, period=period)
         page = await self._page(key, client.log)
         if not page.body:
-            return None  # the log has lost events: `head` is newer
+            return None  # the log has lost events
         if page.end.incarnation != key.incarnation:
             client.head = replace(client.head, incarnation=page.end.incarnation)
             return b""

@@ -129,9 +129,9 @@ async def read_page(
     sees_deleted: bool,
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> tuple[bytes, bool]:
-    """The body of a page, and whether the page is large. Its events have `after` < version <= `until`.
+    """The body of a page, and whether the page is large. The page's events have `after` < version <= `until`.
 
-    It has at least one event if there is one. It is large if it exceeds `max_bytes` or was cut there. Raises LogMoved
+    The page has at least one event if there is one. A page is large if it exceeds `max_bytes` or was cut there. Raises LogMoved
     if the log may have moved back since `until` was read.
     """
     bodies: list[bytes] = []
@@ -153,7 +153,7 @@ async def read_page(
 
 
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
-    """Versions have no gaps, so the first one can be computed."""
+    """Versions have no gaps, so the first version can be computed."""
     ends = {
         "first_id": last - len(bodies) + 1 if bodies else None,
         "last_id": last if bodies else None,

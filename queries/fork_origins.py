@@ -47,7 +47,7 @@ class ForkOrigins:
         raise LogMoved(f"the log no longer has the start of {conversation_id}")
 
     async def of(self, log: PrincipalLog, fork_ids: Sequence[str]) -> Inherited:
-        """What these forks inherit. Takes at most a look-up for each generation.
+        """What these forks inherit. Takes at most one look-up for each generation.
 
         Conversations that are no forks have no path.
         """

@@ -1,7 +1,7 @@
 """What a conversation inherits, for queries of the view `items`.
 
-In a fork, the inherited items are the beginning of branch 0. Only the log knows whether they are deleted. So a fork's
-answer needs a look-up, and is sent with `NO_STORE`.
+In a fork, the inherited items are the beginning of branch 0. Only the log knows whether these items are deleted. So a
+fork's answer needs a look-up, and is sent with `NO_STORE`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from queries.query_context import MAX_POSITION, QueryContext
 
 
 async def read_with_origins(context: QueryContext, conversation_id: str, *views: MongoView) -> ConversationRead:
-    """As `QueryContext.read_conversation`. For a fork, also waits for its origins.
+    """Does the same as `QueryContext.read_conversation`. For a fork, also waits for its origins.
 
     Raises PostgresUnavailable for an unverified read of a fork, because its origins are not known then.
     """

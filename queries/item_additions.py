@@ -50,7 +50,7 @@ class Added(Struct, frozen=True):
 def unretracted_at(version: int) -> Document:
     """A filter of items that were not retracted at this version.
 
-    It also matches all items that were restored later. `retracted_then` sorts these out.
+    The filter also matches all items that were restored later. `retracted_then` finds which of these were retracted.
     """
     return {"$nor": [{"retracted_version": {"$lte": version}, "restored_version": {"$not": {"$gt": version}}}]}
 
@@ -144,7 +144,7 @@ def _possible_siblings(
 ) -> tuple[Document, list[Document]]:
     """Siblings with the same _ALIKE fields are one group.
 
-    There may be thousands of siblings. Those that open a branch are found in the index OPENED_BRANCHES alone. An index
+    There may be thousands of siblings. Siblings that open a branch are found in the index OPENED_BRANCHES alone. An index
     cannot tell null from a missing field, so items without a parent are read.
     """
     own = {"tenant": read.tenant, "conversation_id": read.conversation_id, "version": {"$lte": version}}

@@ -93,7 +93,9 @@ class _PageItems(Struct):
         return await deleted_copies(context, read, on_page, self.path.conversations)
 
     async def retracted_then(self, read: ConversationRead, page: Page, as_of: int | None) -> set[str]:
-        """The items that were retracted at the version of the page, and restored later. With `as_of`, also those that a fork had retracted."""
+        """The items that were retracted at the version of the page, and restored later. With `as_of`, also inherited
+        items that a fork had retracted.
+        """
         restored = [item_id for item_id in page.ids if item_id in self.restored]
         retracted = await retracted_then(read, restored, self.path.end.version)
         if as_of is not None:
@@ -106,7 +108,8 @@ class _PageItems(Struct):
 
 
 async def _page(context: QueryContext, read: ConversationRead, path: Path, query: ItemsQuery, bounds: Bounds) -> Page:
-    """Without `as_of`, the page has no deleted items. It is read again if the log says that some are deleted.
+    """Without `as_of`, the page has no deleted items. The page is read again if the log says that some of its items are
+    deleted.
 
     With `as_of`, deleted items are blanked, unless the caller has the scope `audit`.
     """

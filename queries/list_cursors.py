@@ -1,4 +1,4 @@
-"""Opaque cursors of a list: the query's fingerprint and the entry's sort key, as base64. They are no secret."""
+"""Opaque cursors of a list: the query's fingerprint and the entry's sort key, as base64. Cursors are no secret."""
 
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode

@@ -1,6 +1,6 @@
 """The first and the last words of conversations, for lists of them.
 
-They come from the first and the last own message of the active path that has text and is not deleted. The view
+Inherited and deleted messages, and messages without text, do not count. Only the active path counts. The view
 `conversations` has the ids of the items that usually have the words. The path is searched only if such an item is
 missing or has no words. The words of a copy are not shown if its original is deleted.
 """
@@ -19,10 +19,10 @@ from queries.tenant_views import Ids
 
 FIELDS = ("items", "head", "first", "path")
 MAX_SEARCHED = 200
-"""Counted from each end of the path."""
+"""How many items are searched, from each end of the path."""
 
 MAX_BRANCHES = 20
-"""Counted from each end of the path."""
+"""How many branches are searched, from each end of the path."""
 
 End = Literal["first", "last"]
 ENDS: tuple[End, End] = ("first", "last")
@@ -79,7 +79,7 @@ def _usual_items(document: Document) -> Iterator[tuple[End, str]]:
     branch, last_depth, *_ = _path(document)[0]
     if (
         document.get("first") is not None and branch == 0 and last_depth != 0
-    ):  # last depth 0: the path leaves branch 0 before its first item
+    ):  # last depth 0: the path leaves branch 0 before the first item of the branch
         yield "first", document["first"]
     if document["head"] is not None:
         yield "last", document["head"]

@@ -1,6 +1,6 @@
 """Reads the event log for queries. Requests read through `principal_log.py`.
 
-Reads of views continue without Postgres, so a lookup must not wait long for Postgres. It fails about
+Reads of views continue without Postgres, so a lookup must not wait long for Postgres. A lookup fails about
 LOOKUP_TIMEOUT_SECONDS after its turn began, and at once while Postgres is known to be unavailable.
 """
 
@@ -98,14 +98,14 @@ class LogAccess:
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether Postgres is known to be unavailable: it has not answered the probe yet."""
+        """Whether Postgres is known to be unavailable, because it has not answered the probe yet."""
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
         """Raises LogBusy if the lookup gets no turn in time, or if Postgres is available but too slow.
 
-        `tenant`: whose turn it takes. At most as many lookups have a turn as the pool has connections, so a lookup rarely
-          waits for a connection while its timeout runs.
+        `tenant`: the tenant whose turn the lookup takes. At most as many lookups have a turn as the pool has connections,
+          so a lookup rarely waits for a connection while its timeout runs.
         """
         if self.is_unavailable:
             raise PostgresUnavailable

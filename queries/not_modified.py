@@ -1,7 +1,7 @@
 """`If-None-Match`: a read is answered with 304 if the client already has the answer.
 
-The tag is the conversation's version. Answers that show items of other conversations have NO_STORE: such an item may be
-deleted while this version stays the same.
+The tag is the conversation's version. Answers that show items of other conversations have NO_STORE, because such an item may
+be deleted while this version stays the same.
 """
 
 from collections.abc import Mapping

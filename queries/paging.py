@@ -1,6 +1,6 @@
 """Pages of lists, with `after`, `before`, `limit` and `order` as in the OpenAI API.
 
-With `before` alone, a page is the one just before that cursor, in the requested order. `has_more` then says whether the
+With `before` alone, a page ends just before that cursor, in the requested order. `has_more` then says whether the
 list has entries before the page.
 """
 
@@ -75,7 +75,7 @@ def unknown_cursor(param: CursorParam, what: str) -> ApiError:
 
 
 class Page(Struct, kw_only=True):
-    """A page of encoded entries. `has_copies`: it has copies of other conversations' items, deleted or not."""
+    """A page of encoded entries. `has_copies`: it may depend on other conversations (copies, inherited items)."""
 
     limit: int
     max_bytes: int
@@ -125,9 +125,9 @@ async def fetch_page(
 ) -> Page:
     """A page of a view's documents. `where` selects them, `field` gives their order.
 
-    `then`: further filters. Their documents come after those of earlier filters.
+    `then`: further filters. The documents of a filter come after the documents of all filters before it.
     `merged`: further filters. Their documents are merged in the order of `field`. No document may match two filters.
-      For an `$or`, MongoDB would try many plans. Not together with `then`.
+      They are not one filter with `$or`, because MongoDB would try many plans for it. Do not pass `then` as well.
     `after`, `before`: the values of `field` at the cursors.
 
     A page that is not small waits for its turn. Raises as `Consistency.check` does, and ApiError (503) when a large

@@ -130,9 +130,9 @@ class PrincipalLog:
         return await self._look_up(lookup)
 
     async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
-        """As `reply_requested`, deleted or not. Does not check who may see it.
+        """As `reply_requested`, also for a deleted response. Does not check who may see it.
 
-        Also None if its events have more than MAX_PAGE_BYTES.
+        None also if the response's events have more than MAX_PAGE_BYTES.
         """
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return with_last_shown(events) if events else None

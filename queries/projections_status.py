@@ -1,7 +1,7 @@
 """GET /v1/projections: the position of each view, and how far it is behind the log. For dashboards.
 
 `state`: `live`, `rebuilding`, `absent` (never started, or a position was lost), or `stale` (the log moved back)
-`position`: that of the partition that is furthest behind
+`position`: the position of the partition that is furthest behind
 `lag_seconds`: the age of the first event after `position`; 0 if there is none
 `bucket`: the number of a partition
 `parked`: the parked conversations that the caller may see

@@ -38,7 +38,7 @@ MAX_POSITION = 2**63 - 1
 """The largest position and version: a bigint of Postgres, a 64-bit integer of MongoDB."""
 
 BATCH_DOCUMENTS = 32
-"""A page of the default length with the positions of a view is one batch."""
+"""A batch holds a page of the default length and the positions of a view."""
 
 MAX_SMALL_DOCUMENT_BYTES = 32 * 1024
 
@@ -79,9 +79,10 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Dependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What one request uses: only data of the caller's tenant. `stream_log` has connections of its own.
+    """What one request uses. `stream_log` has its own connections.
 
-    Does not check whether the caller may see a conversation, except where `principal_log.py` says so.
+    `log`, `stream_log` and `views` have only data of the caller's tenant. But they do not check whether the caller may
+    see a conversation, except where `principal_log.py` says so.
     """
 
     log: PrincipalLog
@@ -94,7 +95,7 @@ class Dependencies(SharedDependencies, frozen=True, kw_only=True):
 
 
 class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
-    """What `main.py` makes for the process: data of all tenants. `write_pool` is for the readiness check alone."""
+    """What `main.py` makes for the process, with data of all tenants. `write_pool` is for the readiness check alone."""
 
     log: LogAccess
     stream_log: LogAccess
@@ -198,7 +199,7 @@ class QueryContext(Struct, frozen=True):
         stages: Sequence[Document],
         take: Callable[[Document], bool],
     ) -> bool:
-        """Calls `take` with each document, until it returns False. Returns True if `take` accepted all.
+        """Calls `take` with each document, until `take` returns False. Returns True if `take` accepted all.
 
         Raises as `Consistency.check` does.
         """

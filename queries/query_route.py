@@ -1,4 +1,4 @@
-"""Registers a query's route, which checks the ids and parameters of each request."""
+"""Registers the route of a query. The route checks the ids and parameters of each request."""
 
 import inspect
 import re

@@ -138,14 +138,14 @@ async def _read_response_unverified(context: QueryContext, response_id: str) -> 
     except ResponseNotFound:
         if read.parked:
             raise conversation_parked() from None  # the response may belong to a parked conversation
-        raise PostgresUnavailable from None  # only Postgres knows whether it exists, because the view may be behind
+        raise PostgresUnavailable from None  # the view may be behind, so only Postgres knows whether the response exists
     if document["conversation_id"] in read.parked:
         raise conversation_parked()
     return read, document
 
 
 async def _check_owner(context: QueryContext, read: Read, document: Document) -> None:
-    """Raises ResponseNotFound unless the caller may see the response while shares cannot be looked up."""
+    """Raises ResponseNotFound unless the caller may see the response even without a look-up of shares."""
     conversation = await context.find_document(read, "conversations", document["conversation_id"], "owner")
     if conversation is None or not may_see_unverified(context.principal, conversation["owner"]):
         raise ResponseNotFound(document["id"])

@@ -1,7 +1,7 @@
 """GET /v1/search: the messages that the caller may see and whose text matches.
 
 A search ranks a block of the newest matches and shows them page by page. Then it continues with the next older block.
-The view `search` may be old. So each hit is checked before it is shown.
+The view `search` may be behind the log, so each hit is checked before it is shown.
 """
 
 import asyncio
@@ -236,7 +236,7 @@ async def _visible(
 ) -> set[str]:
     """The ids of the items that the caller may see.
 
-    If the view has all events of a conversation, it knows which items are retracted. The log is asked about items of
+    If the view has all events of a conversation, the view knows which items are retracted. The log is asked about items of
     other conversations, and about copies.
     """
     readable = {

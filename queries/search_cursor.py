@@ -1,4 +1,4 @@
-"""Where the next page of a search begins, as an opaque text. With another `q` or filter it is refused."""
+"""The cursor of a search says where the next page begins. A cursor of another `q` or filter is refused."""
 
 import base64
 import binascii
@@ -15,10 +15,10 @@ _NOT_IN_DIGEST = {"limit", "after"}
 
 
 class SearchCursor(Struct, frozen=True, array_like=True):
-    """A place in a search, which goes through blocks of matches, newest first.
+    """A place in a search. A search goes through blocks of matches, newest first.
 
     `newest`, `oldest`: the `order` of the block's first and last document; None if not known yet
-    `score`, `order`: of the last match before the page; None at the start of a block
+    `score`, `order`: the score and the `order` of the last match before the page; None at the start of a block
     """
 
     newest: int | None = None

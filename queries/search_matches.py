@@ -32,7 +32,7 @@ _PREFIX_WINDOW: Final = 2_000
 """How many of the newest messages are searched for a prefix first."""
 
 _WINDOW_GROWTH: Final = 8
-"""How many times larger than the last window the next one is."""
+"""Each window is this many times larger than the window before."""
 
 
 class Match(Struct, frozen=True):
@@ -133,7 +133,10 @@ class Matches:
         return {"$add": scores}
 
     async def _choose_documents(self) -> None:
-        """Chooses the one of the longest terms that is rarest among the newest documents. Without terms: the longest prefix."""
+        """Of the longest terms, chooses the one that is rarest among the newest documents.
+
+        Without terms: the longest prefix.
+        """
         wanted = {term for part in self._terms.wanted for term in part.terms}
         terms = sorted(wanted, key=lambda term: (-len(term), term))[:_ESTIMATED_TERMS]
         if not terms:
@@ -189,7 +192,7 @@ class Matches:
         return min(terms, key=lambda term: order_of.get(term, 0))
 
     async def _documents(self, where: Document, stages: Sequence[Document]) -> list[Document]:
-        """Does not check the views' positions: the last read of a search does."""
+        """Does not check the views' positions, because the last read of a search checks them."""
         has_one_plan = "$or" not in where and "conversation_id" not in where
         collection = self._read.collections["search"]
         return await find_documents(self._context, collection, where, stages, SEARCH_TERMS if has_one_plan else None)

@@ -1,4 +1,4 @@
-"""Snippets of hits: the part of an item's text that has the words, and where the words are."""
+"""A snippet of a hit is the part of the item's text with the words, and says where the words are."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -50,7 +50,7 @@ def _matches(text: str, wanted: Iterable[Part]) -> Iterator[Span]:
     folded = _FoldedText(text)
     found = token_spans(folded.text)
     searched = f" {' '.join(word for word, _ in found)} "
-    starts = [*accumulate((len(word) + 1 for word, _ in found), initial=1)]  # of each token in `searched`
+    starts = [*accumulate((len(word) + 1 for word, _ in found), initial=1)]  # where each token begins in `searched`
 
     def origin(index: int) -> Span:
         token = bisect_right(starts, index) - 1

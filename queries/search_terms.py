@@ -1,4 +1,4 @@
-"""What a search asks for: the parts of its `q`, and how each part is found in the view `search`.
+"""The parts of a search's `q`, and how each part is found in the view `search`.
 
 A part is a word, a "phrase" or a prefix*; a `-` before it excludes it. A part matches if the stored text contains its
 text. Its terms select the documents to compare.
@@ -19,7 +19,7 @@ MAX_PARTS: Final = 32
 _PART: Final = regex.compile(r'(?P<without>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
 _QUOTES: Final = str.maketrans("“”„«»", '"""""')
 _LAST: Final = "\U0010ffff"
-"""The highest character. In MongoDB's order, a prefix followed by it comes after all terms with the prefix."""
+"""The highest character. In MongoDB, a prefix followed by this character comes after all terms with the prefix."""
 
 
 class Part(Struct, frozen=True):

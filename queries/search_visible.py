@@ -1,8 +1,8 @@
-"""Which conversations a search goes through: the caller's own, those shared with them, and the origins of these. An
-admin's search goes through the whole tenant.
+"""A search goes through the caller's own conversations, the conversations that are shared with the caller, and the
+origins of forks. An admin's search goes through the whole tenant.
 
-An inherited item is found in its own conversation if the caller may read that. If not, it is found through the newest
-fork that shows it. If the query names a fork, inherited items are found through this fork.
+An inherited item is found in its own conversation if the caller may read this conversation. If not, the item is
+found through the newest fork that shows it. If the query names a fork, inherited items are found through this fork.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,18 @@ MAX_SECONDS: Final = 2.0
 """MongoDB's limit for each step of a search."""
 
 MAX_SHARED: Final = 1_000
-"""At most this many shared conversations are searched, the newest ones."""
+"""Of the shared conversations, only the newest are searched, up to this number."""
 
 MAX_FORKS: Final = 1_000
-"""The origins of at most this many own forks are searched, those of the newest forks."""
+"""Only the origins of the caller's newest forks are searched, up to this number of forks."""
 
 _MAX_CHECKED_FORKS: Final = 32
-"""For the inherited items of a page. Usually one or two forks are enough."""
+"""How many forks are checked for the inherited items of a page. Usually one or two are enough."""
 
 _MAX_OWNERS: Final = 200
-"""For up to this many owners, MongoDB reads the documents in order of time. For more, it sorts all documents of a term."""
+"""For up to this many owners, MongoDB reads the documents in order of time. For more owners, it sorts all documents of
+a term.
+"""
 
 
 _OWNERS: Final[list[Document]] = [
@@ -118,7 +120,9 @@ async def visible_conversations(
 async def shown_in_forks(
     context: QueryContext, items: Mapping[str, Document], forks: Sequence[Path]
 ) -> dict[str, Document]:
-    """The items that a fork shows to the caller, as the log says. `conversation_id` is then the fork, `branch` is 0."""
+    """The items that a fork shows to the caller, as the log says. In a returned item, `conversation_id` is the fork
+    and `branch` is 0.
+    """
     log = context.dependencies.log
     shown: dict[str, Document] = {}
     checked = 0
@@ -154,7 +158,7 @@ async def _inherited_by(context: QueryContext, fork_ids: Sequence[str]) -> Inher
 async def find_documents(
     context: QueryContext, collection: str, where: Document, stages: Sequence[Document], index: Index | None = None
 ) -> list[Document]:
-    """Does not check the views' positions: these documents only help to find matches."""
+    """Does not check the views' positions, because these documents only help to find matches."""
     documents = await context.dependencies.views.aggregate(
         collection, where, stages, max_seconds=MAX_SECONDS, index=index
     )

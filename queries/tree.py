@@ -1,6 +1,7 @@
 """GET /v1/conversations/{id}/tree: all items of a conversation, on all its branches, with a few fields of each.
 
-Nodes are sorted by depth and then by branch. A page is merged from branch 0 and the other branches.
+Nodes are sorted by depth and then by branch. A page is merged from branch 0, which includes the inherited items, and
+the other branches.
 """
 
 import asyncio
@@ -192,7 +193,7 @@ async def _last_item(context: QueryContext, read: ConversationRead, path: Path) 
 
 
 async def _count_own_feedback(context: QueryContext, read: ConversationRead, documents: Sequence[Document]) -> None:
-    """The counts of inherited items become those of this conversation's feedback."""
+    """For inherited items, counts the feedback in this conversation."""
     inherited = {
         document["id"]: document for document in documents if document["conversation_id"] != read.conversation_id
     }

@@ -1,9 +1,9 @@
 """GET /v1/usage: tokens and costs of replies, summaries and titles, by day (UTC), model, user, API key and
 conversation.
 
-Providers count the tokens, except `prefix_tokens`: the part of a request's beginning that was also sent with the last
-request of the same model in the conversation. `cost_usd` is null if a price is not known. Deleted conversations count.
-Replies that did not complete do not.
+Providers count the tokens. The store counts `prefix_tokens`: the tokens at the beginning of a request that the last
+request to the same model in the conversation also had. `cost_usd` is null if a price is not known. Deleted
+conversations count. Replies that did not complete do not count.
 """
 
 import re

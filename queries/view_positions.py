@@ -14,11 +14,11 @@ from projections.views.view_position import ViewPosition, no_position, position_
 READ_TIMEOUT_SECONDS: Final = 2.0
 
 Positions = Mapping[str, ViewPosition]
-"""By their `_id`, such as `items/3`."""
+"""The positions by `_id`, such as `items/3`."""
 
 
 def position_at(positions: Positions, key: str) -> ViewPosition:
-    """`absent` if it is not among `positions`."""
+    """A position that is not among `positions` is `absent`."""
     position = positions.get(key)
     return no_position(view_of_key(key), int(key.rpartition("/")[2])) if position is None else position
 
@@ -50,7 +50,7 @@ class ViewPositionReader:
     async def read_with(self, views: Sequence[str], stages: Sequence[Document]) -> tuple[Positions, list[Document]]:
         """The positions, and then the documents that the stages add, in one request. Raises PyMongoError.
 
-        `stages`: each is a `$unionWith`. Their documents have no `_id`.
+        `stages`: each is a `$unionWith` whose documents have no `_id`.
         """
         pipeline: list[Document] = [{"$match": {"view": {"$in": views}}}, {"$project": _FIELDS}, *stages]
         with pymongo.timeout(READ_TIMEOUT_SECONDS):
@@ -61,7 +61,7 @@ class ViewPositionReader:
         return positions, [document for document in documents if "_id" not in document]
 
     def last_collection(self, view: str) -> str:
-        """The view's collection at the last read of its positions. If it had no position, the view's name."""
+        """The view's collection at the last read of its positions. If the view had no position, the view's name."""
         return position_at(self._last, position_key(view, 0)).collection or view
 
     async def collections(self) -> set[str]:
@@ -79,7 +79,7 @@ def positions_from(documents: Iterable[Document]) -> Positions:
 
 
 def with_positions(keys: Sequence[str]) -> Document:
-    """The last stage of a pipeline: the positions are read after the documents, in the same request."""
+    """The last stage of a pipeline. Reads the positions after the documents, in the same request."""
     return {"$unionWith": {"coll": POSITIONS_COLLECTION, "pipeline": [{"$match": {"_id": {"$in": keys}}}]}}
 
 

@@ -51,7 +51,7 @@ class ViewReport(Struct, frozen=True, kw_only=True):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the view is live and keeps up with the log. False if that is not known."""
+        """Whether the view is live and keeps up with the log. False if the lag is not known."""
         return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= MAX_HEALTHY_LAG_SECONDS
 
 

@@ -88,7 +88,7 @@ def _tool_call(call: Item) -> ChatToolCall:
 
 
 def _annotations(output: Sequence[Item]) -> Iterator[ChatAnnotation]:
-    """Indices count from the beginning of the whole text."""
+    """A citation's indices count from the beginning of the answer's text."""
     start = 0
     for item in output:
         for part in parts_of(item) if type_of(item) == "message" else ():

@@ -1,7 +1,7 @@
 """The fields of a chat completion and of the chunks of its stream. A field that is UNSET is left out.
 
 Shapes: `openai/types/chat/chat_completion.py` and `chat_completion_chunk.py` of the official SDK. `reasoning_content`
-is not in the SDK: other providers have it, and many clients read it.
+is not in the SDK, but other providers send it, and many clients read it.
 """
 
 from typing import Any, Literal

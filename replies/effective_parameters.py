@@ -1,4 +1,4 @@
-"""The parameters of a Response, with the values in effect for those not set. Pure."""
+"""The parameters of a Response, with defaults for the parameters that are not set. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -40,7 +40,7 @@ _PROMPT_CACHE: Final[Mapping[str, Any]] = {"mode": "implicit", "ttl": "30m"}
 def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) -> dict[str, Any]:
     """The parameters as a Response shows them.
 
-    `renderer`: the version that made the request to the provider; None: unknown.
+    `renderer`: the number of the renderer that made the request to the provider. None: unknown.
     """
     effective = _with_defaults(_DEFAULTS, parameters)
     effective |= {name: parameters[name] for name in _ONLY_IF_SET if parameters.get(name) is not None}

@@ -34,7 +34,8 @@ class EventBuffer:
         self._notify()
 
     def end_with_error(self, error: StreamEvent) -> None:
-        # The error has the number of the last event. So a client that resumes after this number misses no event.
+        # The error has the number of the last event. Except after `cut_off`, it comes after all events.
+        # So a client that resumes after this number misses no event.
         self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()
 

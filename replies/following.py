@@ -36,8 +36,8 @@ ReadRecord = Callable[[], Awaitable[Record]]
 class _Client(Struct):
     """A client that follows a reply.
 
-    `head`: the newest event that this stream knows. If it is None, the record must be read again. `recorded`: the
-    stream that the log has; None until the reply's end was read.
+    `head`: the conversation's head that was last read. If `head` is None, the record must be read again. `recorded`:
+    the key of the recorded stream; None until the reply's end was read.
     """
 
     conversation_id: str
@@ -99,13 +99,13 @@ class ReplyStreams:
                 if client.recorded is not None:
                     return
                 if not client.finished and await self._has_ended(client) and client.position.offset:
-                    return  # Redis lost an event that was sent in part. The client resumes after the event before it.
+                    return  # Redis lost an event that was sent in part. The client resumes after the last whole event.
         except NotFound as error:
             if client.position.offset == 0:
                 yield _error_event(error, client.position.after)
 
     async def _live_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """The events that Redis has, until the conversation changes. The record may then have the end."""
+        """The events that Redis has, until the conversation changes. Then the record may have the reply's end."""
         with (
             self._live.follow(client.response_id) as live,
             self._watch.change(client.conversation_id, client.head) as change,
@@ -136,7 +136,8 @@ class ReplyStreams:
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether the log has lost the reply's end, which Redis has.
 
-        The log gets the end first. So a log that has the end has a later version than `client.head`.
+        The end is written to the log before it is written to Redis. If the log still has it, the conversation's version
+        is later than that of `client.head`.
         """
         if client.head is None:
             return False

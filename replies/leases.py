@@ -1,6 +1,6 @@
 """Records in Postgres in which process each reply runs or waits.
 
-So any process can cancel a reply, and can see when its process has died. Each process raises its `beat` every
+So any process can cancel a reply, and can see that the reply's process has died. Each process raises its `beat` every
 RENEW_SECONDS. Appends add the rows of `responses`, and mark the replies that have ended.
 """
 
@@ -87,7 +87,7 @@ class ReplyLeases:
         """This process's replies, and the beat of each process that has a lease or runs a reply."""
         self._beat += 1
         async with self._pool.connection() as connection, connection.transaction():
-            # The commit does not wait for the disk: after a crash, the next beat replaces a lost one.
+            # The commit does not wait for the disk, because after a crash the next beat replaces a lost one.
             await connection.execute("SET LOCAL synchronous_commit = off")
             await connection.execute(_RENEW, (self._owner, self._beat))
             own: list[Any] = await (await connection.execute(_OWN, (self._owner,))).fetchall()
@@ -102,7 +102,7 @@ class ReplyLeases:
     ) -> list[Orphan]:
         """A page of the replies that have not ended, and are in `lost`, have no owner, or belong to a `dead` process.
 
-        `after`: the last one of the page before.
+        `after`: the last orphan of the page before.
         """
         position = ("", "") if after is None else (after.response_id, after.tenant)
         parameters = {
@@ -139,7 +139,7 @@ class ReplyLeases:
             )
 
     async def forget(self, orphan: Orphan) -> None:
-        """Marks a reply as not running. Call it if the log refuses its end, for example because events were removed."""
+        """Marks a reply as not running. Call this if the log refuses the reply's end, for example because events were removed."""
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET running = false WHERE tenant_id = %s AND response_id = %s",

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 KEPT_SECONDS = 3600
-"""How long events are kept after the newest one. A model may reason for many minutes before the next one."""
+"""How long events are kept after the newest event. A model may reason for many minutes before its next event."""
 
 KEPT_AFTER_SECONDS = 600
-"""How long events are kept after the reply's end. Later, they are made from its record."""
+"""How long events are kept after the reply's end. Later, the events are made from the reply's record."""
 
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
-"""If more bytes wait, further events are not written. The record will have them."""
+"""If more bytes wait, further events are not written. The record will have their content."""
 
 PAUSE_SECONDS = 0.002
 """The shortest time between the starts of two rounds of writes."""
@@ -70,8 +70,8 @@ def stream_key(response_id: str) -> str:
 class LiveWriter:
     """Writes the events of this process's replies over one connection. `write` never raises or waits.
 
-    Clients see an event only after `on_written`. So if this process dies, no event is lost that a client has seen. This
-    does not hold while Redis is unavailable or too slow.
+    Clients see an event only after `on_written`. So a process that dies loses no event that a client has seen,
+    unless Redis is unavailable or too slow.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -110,8 +110,8 @@ class LiveWriter:
         self._ready.set()
 
     async def remove(self, response_id: str) -> None:
-        """If Redis is unavailable, the events stay. No client gets them, because a stream starts only after the record
-        was read.
+        """If Redis is unavailable, the events stay. No client gets these events, because a stream starts only
+        after the record was read.
         """
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
@@ -124,7 +124,7 @@ class LiveWriter:
         wrote_at = 0.0
         while True:
             await self._ready.wait()
-            # The pause lets events gather: a round trip costs as much as a dozen events.
+            # The pause lets events gather, because a round trip costs as much as a dozen events.
             await asyncio.sleep(max(0.0, wrote_at + PAUSE_SECONDS - loop.time()))
             self._ready.clear()
             wrote_at = loop.time()

@@ -21,7 +21,7 @@ from replies.live_events import stream_key
 MIN_PAUSE_SECONDS: Final = 0.01
 MAX_PAUSE_SECONDS: Final = 0.25
 PAUSE_FACTOR: Final = 3
-"""The pause is so many times the round's duration, within the limits above."""
+"""The pause after a round is this many times as long as the round, within the limits above."""
 
 RETRY_SECONDS: Final = 0.5
 BATCH_REPLIES: Final = 100
@@ -36,23 +36,25 @@ Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]
 
 
 class MissingEntries(Exception):
-    """Redis does not have the next event."""
+    """Redis does not have the event that a client needs next."""
 
 
 class FollowedReply:
     def __init__(self) -> None:
         self.clients = 0
         self.last: int | None = None
-        """The newest event that Redis had. -1: none. None: not looked up yet."""
+        """The number of the newest event that Redis had; -1 if there was none; None before a look-up."""
         self.retry_at = 0.0
-        """The next look-up comes no sooner (monotonic time)."""
+        """The earliest time of the next look-up, by the monotonic clock."""
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Resolved when `last` changes, and then replaced."""
+        """Resolved when events arrive or `last` changes, and then replaced."""
         self._recent: deque[tuple[int, bytes]] = deque()
         self._recent_bytes = 0
 
     def start(self, last: int | None) -> None:
-        """Drops the recent events, and continues after `last`. None: look up the newest event again."""
+        """Drops the recent events, and continues after `last`. If `last` is None, the newest event is looked up
+        again.
+        """
         self._forget_recent()
         if last != self.last:
             self.last = last
@@ -70,7 +72,7 @@ class FollowedReply:
         self._notify()
 
     def recent_page(self, after: int) -> Page | None:
-        """None if the next event is not among the recent ones."""
+        """Returns None if the event after number `after` is not among the recent events."""
         if not self._recent or not self._recent[0][0] - 1 <= after < self._recent[-1][0]:
             return None
         events = [event for sequence, event in self._recent if sequence > after]

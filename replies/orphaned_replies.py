@@ -1,6 +1,7 @@
 """Ends or takes over orphaned replies: replies that no process runs any more.
 
-A waiting reply that outlives its process is taken over. Any other is marked as interrupted, with the output in Redis.
+A waiting reply that outlives its process is taken over. Any other orphaned reply is marked as interrupted, with
+the output in Redis.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ class OrphanedReplies:
     async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
         """Ends or takes over at most `max_orphans` replies. Deletes the leases of the `dead` processes.
 
-        Each call continues after the last one, so orphans that cannot be ended do not block others.
+        Each call continues where the call before it ended, so orphans that cannot be ended do not block others.
         """
         try:
             orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)

@@ -1,4 +1,4 @@
-"""The output of a running reply: stream parts become output items and stream events."""
+"""Turns the stream parts of a running reply into output items and stream events."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

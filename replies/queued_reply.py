@@ -1,7 +1,7 @@
 """A reply that waits for its turn in its conversation, and then runs.
 
-Its process reads the queue again when the conversation changes, or after CHECK_SECONDS. The context is assembled when
-the turn comes, so the model sees the replies that ran before.
+The reply's process reads the queue again when the conversation changes, or after CHECK_SECONDS. The context
+is assembled when the turn comes, so the model sees the replies that ran before.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 class ReplyToRun(Struct, frozen=True):
-    """A reply whose turn has come. `command`: as it was recorded. `body`: the request to the provider."""
+    """A reply whose turn has come. `command`: the recorded command. `body`: the request to the provider."""
 
     command: RequestReply
     body: Mapping[str, Any]
@@ -58,7 +58,7 @@ class QueuedReply(RunningReply):
     """A reply that waits for its turn, and then runs.
 
     `request`: assembles the context and requests the reply. Raises ConversationLocked if it is not the reply's turn.
-    `outlives_process`: whether another process waits in its place if this process stops or dies.
+    `outlives_process`: whether another process waits for the turn if this process stops or dies.
     """
 
     def __init__(
@@ -95,7 +95,9 @@ class QueuedReply(RunningReply):
         self._leaves = False
 
     def stop(self, reason: StopReason) -> None:
-        """A waiting reply leaves the queue. When the process stops, a reply that outlives it stays in the queue."""
+        """A waiting reply leaves the queue. When the process stops, a reply that outlives the process stays in the
+        queue.
+        """
         if self._waits and reason == "server_stopped" and self._outlives_process:
             self._leaves = True
         super().stop(reason)
@@ -157,7 +159,8 @@ class QueuedReply(RunningReply):
     async def _request_if_first(self, give_up_at: float) -> ReplyToRun | None:
         """Returns None if it is not the reply's turn.
 
-        Raises ReplyIsOver. An interrupting reply raises ApiError (503) if the running one still runs after `give_up_at`.
+        Raises ReplyIsOver. An interrupting reply raises ApiError (503) if the running reply still runs after
+        `give_up_at`.
         """
         state = (
             await read_queue_state(self._services.log, self._principal, self._in_conversation, self._request_id)

@@ -70,7 +70,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     @property
     def metadata(self) -> dict[str, str] | None:
-        """None if it was not changed after the request."""
+        """None if the metadata was not changed after the request."""
         event = None if self.described_event is None else self.described_event.event
         return event.metadata if isinstance(event, ReplyDescribed) else None
 
@@ -111,7 +111,7 @@ class ResponseReader(Reader, Protocol):
 
 
 async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> bool:
-    """Whether the log no longer has the request: the log moved back to an earlier state."""
+    """Whether the log no longer has the request, because the log moved back to an earlier state."""
     head = await reader.head(conversation_id)
     if head is not None and head.deleted:
         return False
@@ -137,7 +137,7 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
     request_event = with_last_shown(rows)
     requested = request_event.event
     if not isinstance(requested, Request):
-        raise ResponseNotFound(response_id)  # its row was removed by hand
+        raise ResponseNotFound(response_id)  # the row of the request was removed by hand
     record = Record(
         conversation_id=conversation_id,
         head=head,
@@ -162,7 +162,7 @@ async def refreshed(reader: Reader, record: Record) -> Record:
 async def _read_output(
     reader: Reader, conversation_id: str, end: ReplyEnd
 ) -> tuple[tuple[InputItem, ...], frozenset[str]]:
-    """The output items, and the ids of those that are retracted now."""
+    """The output items, and the ids of the items that are retracted now."""
     rest = () if isinstance(end, ReplyCompleted) else partial_output(end)
     if not end.output_ids:
         return rest, frozenset()

@@ -26,7 +26,7 @@ async def record_reply_end(
     request: AppendRequest,
     on_delay: Callable[[Exception], None],
 ) -> Appended | Record:
-    """Retries until the process ends. Returns a Record if an earlier try of unknown outcome did append the end.
+    """Retries until the process ends. Returns a Record if an earlier try has appended the end.
 
     After DELAY_TIMEOUT_SECONDS each failed append also calls `on_delay`. Raises Refused, or ReplyLost if the log no
     longer has the reply's request.

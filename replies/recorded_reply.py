@@ -66,7 +66,7 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
-        """The events have the same deltas as those of the first request."""
+        """The events have the same deltas as the stream of the first request."""
         record = await self.record()
 
         async def read_again() -> Record:

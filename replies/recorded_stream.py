@@ -23,7 +23,7 @@ from replies.stream_events import PartPosition, StreamEvent, is_streamed, new_pa
 class _Deltas(Struct, frozen=True):
     """The deltas of one part.
 
-    `first`: the number of its first delta, among all deltas of the reply. `start`: where its text begins in the text of
+    `first`: the number of the part's first delta in the reply. `start`: the offset of the part's text in the text of
     all parts.
     """
 
@@ -37,7 +37,7 @@ class _Deltas(Struct, frozen=True):
 class RecordedKey(Struct, frozen=True):
     """Identifies a recorded stream. The key changes when the events of the stream change.
 
-    `last`: the chain hash of the end, or of the request. It changes if the log lost this end and has another one now.
+    `last`: the chain hash of the reply's end, or of the request while the reply runs.
     `described`: the chain hash of the newest change of the metadata.
     """
 
@@ -79,7 +79,7 @@ class RecordedStream:
         """An estimate. 0 for a running reply, whose events will change."""
 
     def events(self, first: int = 0) -> Iterator[tuple[int, StreamEvent]]:
-        """From number `first` on, each with its number."""
+        """Yields (number, event) from number `first` on."""
         position = max(0, bisect_right(self._starts, first) - 1)
         for start, segment in zip(self._starts[position:], self._segments[position:], strict=True):
             skipped = max(0, first - start)

@@ -12,8 +12,8 @@ from domain.events import Shown
 class Repeat(Struct, frozen=True, kw_only=True):
     """The request to send.
 
-    `reason`: as in ReplyShown. `learn` is called when the answer has begun, because then `reason` was the cause of the
-    refusal.
+    `reason`: as in ReplyShown. `learn` is called when the answer has begun, because this shows that `reason` was the
+    cause of the refusal.
     """
 
     body: Mapping[str, Any]

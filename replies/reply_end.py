@@ -1,4 +1,4 @@
-"""Makes the end of a reply: the command that records it, and the values for the Response. Pure."""
+"""Makes the command that records the end of a reply, and the values for the Response. Pure."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

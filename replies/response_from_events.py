@@ -44,7 +44,7 @@ def response_of(
 ) -> bytes:
     """The JSON text of a Response.
 
-    `facts`: more arguments of `response_object`. `metadata` replaces the request's.
+    `facts`: more arguments of `response_object`. `metadata` replaces the metadata of the request.
     """
     parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)
     if metadata is not None:
@@ -97,7 +97,7 @@ def status_of(end: ReplyEnd | None) -> Status:
 
 
 def error_of(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> dict[str, str] | None:
-    """{code, message}; None for a cancelled reply."""
+    """{code, message}, or None for a cancelled reply."""
     match end:
         case ReplyFailed():
             return {"code": end.code, "message": end.message}

@@ -1,6 +1,7 @@
-"""A reply while it runs. The provider's stream becomes the reply's own events, and the end is appended to the log.
+"""A reply while it runs. The provider's stream becomes events of the reply. The end of a stored reply is appended to
+the log.
 
-The provider never waits for clients. The end of a stored reply is sent only after it is committed. If the commit takes
+The provider never waits for clients. The end of a stored reply is sent only after the commit. If the commit takes
 too long, an error is sent instead. The output is kept even if the reply fails or is stopped.
 """
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import
 log = structlog.get_logger(__name__)
 
 MAX_REPEATS = 2
-"""Two, because notes may take two attempts: first they replace what the refusal names, then all that may be its cause.
+"""The first repeat may put a note in place of what the refusal names. The second replaces all that may be the cause.
 """
 
 
@@ -117,7 +118,7 @@ class RunningReply:
 
     @property
     def input(self) -> tuple[InputItem, ...]:
-        """With the items that were carried over from earlier replies."""
+        """Includes the items that were carried over from earlier replies."""
         return self._requested.input
 
     @property
@@ -126,7 +127,7 @@ class RunningReply:
 
     @property
     def seconds(self) -> float:
-        """Since the reply began to run, or to wait if it still waits."""
+        """Seconds since this object was made."""
         return time.perf_counter() - self._started_at
 
     def start(self) -> "asyncio.Task[None]":
@@ -153,7 +154,7 @@ class RunningReply:
     def update_head(self, head: Head | None) -> None:
         """Ends the client's stream if the client may no longer read the conversation.
 
-        The reply of a deleted conversation also stops, because nothing of it can be stored.
+        The reply of a deleted conversation also stops, because its end cannot be stored.
         """
         if head is None or self._conversation_id is None or self.is_cut_off:
             return
@@ -179,7 +180,7 @@ class RunningReply:
         return response, {**headers, **left_out_header(self._requested)}
 
     def stream(self) -> AsyncIterator[bytes]:
-        """Errors are events too: nothing is raised."""
+        """Errors become events. Nothing is raised."""
         return self._events.stream()
 
     async def _run(self) -> None:
@@ -187,7 +188,7 @@ class RunningReply:
         try:
             await self._answer()
         except Exception as error:
-            self._end_with_error(error)  # the reply no longer runs here, so it is found later and marked interrupted
+            self._end_with_error(error)  # the log has no end of the reply, so the reply is marked interrupted later
             raise
         finally:
             self._events.end()
@@ -232,7 +233,7 @@ class RunningReply:
         return await self._read_provider(learn)
 
     async def _repeat_after(self, failure: ModelFailed) -> Repeat | None:
-        """The repeat of a stored reply is recorded first."""
+        """Records the repeat of a stored reply."""
         requested = self._requested
         if self._repeat_of is None or self._first_part_at is not None or not isinstance(requested, ReplyRequested):
             return None
@@ -329,11 +330,11 @@ class RunningReply:
             return
         request = self._append_request(self._conversation_id, end.command)
         try:
-            # Not with the principal's rights: the principal may no longer read the conversation.
+            # The principal may no longer read the conversation.
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
-            # The reply was deleted, the log has lost its request, or another process ended it.
+            # The reply was deleted, the log has lost its request, or another process ended the reply.
             log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
             self._on_record = isinstance(refused, ReplyIsOver)
             self._end_with_error(refused)
@@ -396,7 +397,7 @@ class RunningReply:
 
 
 def request_of(command: RequestReply | QueueReply) -> Request:
-    """The request as its event, without the fields that only the log needs."""
+    """The request as an event. A ReplyRequested has only some of the command's fields."""
     if isinstance(command, QueueReply):
         return ReplyQueued(**{name: getattr(command, name) for name in ReplyQueued.__struct_fields__})
     return ReplyRequested(

@@ -1,7 +1,7 @@
 """Makes and encodes the events of a reply's stream, in the order of the Responses API. Pure.
 
 Types: `openai/types/responses/response_*_event.py` of the official SDK. The events of an item depend only on the item
-and the lengths of its deltas, so they can be made again from the log.
+and the lengths of its deltas, so the events can be made again from the log.
 
     response.output_item.added
         response.content_part.added              for each part of a message's or reasoning's content
@@ -27,7 +27,7 @@ from infrastructure.http.event_streams import on_one_line
 StreamEvent = dict[str, Any]
 
 TERMINAL = ("completed", "incomplete", "failed")
-"""A cancelled reply ends as `incomplete`, because the API has no event for it."""
+"""A cancelled reply ends as `incomplete`, because the API has no event for a cancellation."""
 
 _TERMINAL_HEADS = tuple(f"event: response.{kind}\n".encode() for kind in TERMINAL)
 
@@ -258,7 +258,7 @@ def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Ite
 
 
 def _content(message: Item, parts: Sequence[tuple[str, str]]) -> list[Item]:
-    """Keeps the item's own parts, with their annotations, if they have the streamed texts."""
+    """Keeps the message's parts, with their annotations, if their texts are the streamed texts."""
     streamed = [part for part in parts_of(message) if part.text]
     if [(part.kind, part.text) for part in streamed] == list(parts):
         content = [part.part for part in streamed]

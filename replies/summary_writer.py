@@ -48,7 +48,7 @@ class SummaryInput:
         return portions(self.items, self.sizes, self._portion_tokens)
 
     async def add(self, item: Item) -> None:
-        """The middle of an item longer than a portion is left out."""
+        """Leaves out the middle of an item that is longer than a portion."""
         text = transcript(item)
         if len(text) > self._portion_tokens:
             shorten = partial(omit_middle, text, self._portion_tokens, partial(count, encoding=self._encoding))
@@ -61,7 +61,7 @@ class SummaryInput:
 
 
 class WrittenSummary(Struct, frozen=True):
-    """Covers the first `covered` items. `usage`: of the calls that wrote the summary."""
+    """Covers the first `covered` items. `usage`: the usage of the calls that wrote the summary."""
 
     text: str
     covered: int
@@ -69,7 +69,7 @@ class WrittenSummary(Struct, frozen=True):
 
 
 async def portion_tokens(models: Models, model: str, prompt: str, max_tokens: int) -> int:
-    """What fits in one call beside the prompt, the old summary and a new one of `max_tokens`."""
+    """How many tokens of items fit in one call beside the prompt, the old summary and a new summary of `max_tokens`."""
     [prompt_tokens] = await count_off_loop([prompt], models.encoding(model))
     return models.max_request_tokens(model, reserved=max_tokens) - prompt_tokens - max_tokens - MIN_PORTION_TOKENS
 

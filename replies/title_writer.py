@@ -1,4 +1,4 @@
-"""Writes titles for conversations that have none (`TITLES=auto`): after a reply, its model is asked for one.
+"""Writes titles for conversations that have none (`TITLES=auto`): after a reply, the reply's model is asked for a title.
 
 If this fails, the next reply in the conversation tries again.
 """
@@ -37,7 +37,7 @@ MAX_TITLE_TOKENS = 64
 MAX_TITLE_LENGTH = 80
 MAX_AT_ONCE = 4
 MAX_WAITING = 100
-"""If this many wait or are being written, no other title is started."""
+"""If this many titles wait or are being written, no other title is started."""
 
 TIMEOUT_SECONDS = 60.0
 MAX_FAILURES = 3
@@ -145,7 +145,7 @@ class TitleWriter:
             self._note_failure(request.conversation_id)
 
     async def _write(self, request: TitleRequest) -> bool:
-        """Returns False if the model wrote none."""
+        """Returns False if the model wrote no title."""
         answer = await self._provider.complete_text(title_body(self._models.renderer, request.model, request.source))
         usage = answer.usage or Usage()
         request.spend(usage.input_tokens + usage.output_tokens)
@@ -181,7 +181,7 @@ class TitleWriter:
 def title_source(end: CompleteReply) -> TitleSource | None:
     """The texts for the title. None if the reply has no question, for example because it answers the output of a tool.
 
-    Copies of other conversations' items are left out: they may be deleted there.
+    Copies of other conversations' items are left out, because the originals may be deleted.
     """
     new_items = [new for new in end.input if new.copy_of is None]
     question = _words([(new.item_id, new.item) for new in new_items], "user", MAX_QUESTION_LENGTH)
@@ -216,7 +216,7 @@ def title_body(renderer: int, model: str, source: TitleSource) -> Mapping[str, A
 
 
 def clean_title(text: str) -> str:
-    """The first line with words, without marks around it. Empty if there is none."""
+    """The first line with words, without marks around it. Empty if no line has words."""
     _, end, answer = text.rpartition("</think>")
     if not end and text.lstrip().startswith("<think>"):
         return ""  # the model ran out of tokens while it thought

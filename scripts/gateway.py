@@ -51,7 +51,7 @@ class Gateway:
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections) -> ASGIApp:
-    """The gateway with both sides. `shutdown` ends the streams of both sides. `connections`: those of the server."""
+    """The gateway with both sides. `shutdown` ends the streams of both sides. `connections`: the server's connections."""
     authenticator = authenticator_of(settings)
     command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
@@ -82,7 +82,7 @@ def _own_app(command_app: Starlette, query_app: Starlette, middleware: Sequence[
 
 
 def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
-    """The worse status of the two, and the checks of both."""
+    """The worse status of the two answers, and the checks of both."""
     checks: dict[str, str] = {}
     for _, body in answers:
         for name, state in body["checks"].items():

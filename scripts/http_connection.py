@@ -31,7 +31,7 @@ class ConnectionEnded(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time. After an error it is closed. Then open a new one.
+    """Sends one request at a time. After an error the connection is closed and cannot be used again.
 
     A user name in the URL is sent as a bearer token.
     """

@@ -4,8 +4,8 @@
     scripts/run keys list [--tenant T] [--json]
     scripts/run keys revoke ID [--json]
 
-Each command takes `--data DIR`. `create` prints the key on stdout, only once: the store keeps only a hash. These
-commands need Postgres, but no key.
+Each command takes `--data DIR`. `create` prints the key on stdout, only once, because the store keeps only a hash.
+These commands need Postgres, but no key.
 
 Exit status: 0 done; 1 there is no such key, or the data is newer than this code; 2 wrong usage, no store is found, or
 its settings are not valid; 3 Postgres failed.

@@ -3,8 +3,9 @@
     scripts/run load chitchat          7,168 conversations of people, 258,145 messages
     scripts/run load FILE.jsonl        a line is {"metadata": {}, "title": …, "instructions": …, "items": […]}
 
-It can be interrupted at any time: the next run resumes, and stores nothing twice. The same line in a file with the same
-name is the same conversation. `--check` compares this source's conversations in the source, in the log and in MongoDB.
+The load can be interrupted at any time. The next run resumes, and stores nothing twice. The same line in a file with
+the same name is the same conversation. `--check` compares this source's conversations in the source, in the log and in
+MongoDB.
 
 A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
 

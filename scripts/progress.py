@@ -16,7 +16,7 @@ Report = Callable[[int, int], None]
 
 @contextmanager
 def progress(title: str, *, quiet: bool = False) -> Iterator[Report]:
-    """With `quiet` it shows nothing, for `--json`."""
+    """`quiet`: shows nothing."""
     if quiet:
         yield lambda _done, _total: None
     elif sys.stderr.isatty():

@@ -5,13 +5,13 @@
 
 VIEW is conversations, items, responses, feedback, search, usage, context or all.
 
-New collections are filled, compared with the live ones, and swapped in, even if they differ: they were made from the
-log. The old ones are kept for `--rollback`, until the next rebuild or `--cancel`. `--dry-run` only compares, and drops
-the new ones. An interrupted rebuild resumes when it is run again.
+New collections are filled, compared with the live ones, and swapped in. A difference does not prevent the swap, because
+the new ones were made from the log. The old ones are kept for `--rollback`, until the next rebuild or `--cancel`.
+`--dry-run` only compares, and drops the new ones. An interrupted rebuild resumes when it is run again.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
-that has lost a position, is started over instead: reads of it answer 503 until it is filled. With `--dry-run`,
-`--rollback` or `--cancel` it is skipped.
+that has lost a position, gets no new collections: it is started over. Reads of it answer 503 until it is filled.
+With `--dry-run`, `--rollback` or `--cancel`, such a view is skipped.
 
 `--conversation` rebuilds one conversation in the views where it is parked. If it is parked in none, it is rebuilt in
 all views.
@@ -77,7 +77,7 @@ class View(StrEnum):
 
 
 class _Result(Struct):
-    """What `--json` prints. `views`: without those that were skipped."""
+    """What `--json` prints for a view. `views`: the views that were not skipped."""
 
     views: Sequence[str]
     position: int = 0

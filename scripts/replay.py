@@ -27,7 +27,7 @@ _PAGE = 500
 class Replayed(Struct):
     """A conversation as the log has it.
 
-    `items`: of all branches, in the order of the log, without retracted and inherited ones.
+    `items`: the items of all branches, in the order of the log, without retracted and inherited items.
     """
 
     state: Conversation | None

@@ -78,7 +78,9 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Retries while the port is taken, because a killed supervisor may be about to release it. Raises CannotListenError."""
+    """Retries for PORT_TIMEOUT_SECONDS if the port is taken. A killed supervisor may be about to release the port.
+    Raises CannotListenError.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -142,7 +144,7 @@ def _projectors(
             name=name,
             command=(sys.executable, "-P", "-m", "projections.main"),
             directory=directory.path,
-            # Any status is accepted. Nothing waits until the projector is ready.
+            # Any status is accepted, because nothing waits until the projector is ready.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
             reads_settings=True,
@@ -157,7 +159,7 @@ def metrics_on(port: int) -> dict[str, str]:
 
 
 def refuse_newer_data(postgres_url: str) -> None:
-    """Raises WillNotRunError if the data is newer than this code, because a process would exit after every restart."""
+    """Raises WillNotRunError if the data is newer than this code, because the process would exit at each start."""
     try:
         check_migrations(postgres_url)
     except DataIsNewer as error:

@@ -39,7 +39,7 @@ class Verified(Struct, kw_only=True):
     """The result of a verification.
 
     `position`: the end of the log at the start. `tables`: compared rows, without `tenant_positions`.
-    `snapshots_absent`: also snapshots that cannot be compared.
+    `snapshots_absent`: includes snapshots that cannot be compared.
     """
 
     ok: bool = True

@@ -128,7 +128,7 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
 
 
 def noted_item(renderer: int, item: Item, missing: Collection[str]) -> Noted | None:
-    """The changed form of an item that renderers 8 and 9 send; None if nothing is changed."""
+    """The changed form of an item that renderers 8 and 9 send. None if nothing is changed."""
     return noted(item, missing, responses=renderer == 9) if renderer in (8, 9) else None
 
 

@@ -19,13 +19,16 @@ AUDIO = "audio"
 TOOLS = "tools"
 CUSTOM_TOOLS = "custom_tools"
 OTHER_ITEMS = "other_items"
-"""All items but messages, reasoning, compactions, and calls and outputs of functions and custom tools; and parts of unknown types."""
+"""Items other than messages, reasoning, compactions, and calls and outputs of functions and custom tools.
+
+Also parts of unknown types.
+"""
 
 REASONING = "reasoning"
-"""It is left out without a note."""
+"""A reasoning item is left out without a note."""
 
 NOTED_ABILITIES = frozenset((IMAGE, FILE, AUDIO, TOOLS, CUSTOM_TOOLS, OTHER_ITEMS, REASONING))
-"""If a model lacks one of these, what needs it is replaced."""
+"""If a model lacks one of these abilities, the items and parts that need it are replaced."""
 
 NOT_EXPRESSIBLE = "not_expressible"
 
@@ -58,7 +61,7 @@ class Noted(Struct, frozen=True):
 
 
 def _is_plain(item: Item) -> bool:
-    """Most items are messages with one text. They are never replaced."""
+    """Most items are messages with one text. Such messages are never replaced."""
     if item.get("type", "message") != "message":
         return False
     content = item["content"]

@@ -27,7 +27,7 @@ def non_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
 
 
 def call_key(item: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The same for a call and its output. None for other items."""
+    """A call and its output have the same key. None for other items."""
     if (kind := type_of(item)) == "message":
         return None
     kind = kind.removesuffix(_OUTPUT)

@@ -1,6 +1,6 @@
 """Functions that several renderers share.
 
-Never change what they return, because a renderer's output must not change.
+Never change what these functions return, because a renderer's output must not change.
 """
 
 import base64
@@ -18,7 +18,7 @@ SUMMARY = "Summary of the conversation so far:\n"
 def summary_of(item: Item) -> str | None:
     """The summary in a `compaction` item: `encrypted_content` is base64 of UTF-8 JSON {"summary": "…"}.
 
-    None for other items, and for compactions of another provider.
+    None for other items, and for other content.
     """
     content = item.get("encrypted_content")
     if type_of(item) != "compaction" or not isinstance(content, str):

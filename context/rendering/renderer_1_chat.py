@@ -1,6 +1,6 @@
 """Renderer 1: `/chat/completions` with messages and function calls.
 
-Kept for recorded requests: what it renders must never change.
+Recorded requests name this renderer, so what it renders must never change.
 """
 
 from collections.abc import Mapping, Sequence

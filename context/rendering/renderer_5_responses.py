@@ -32,9 +32,9 @@ _WITH_ID = frozenset(
         "web_search_call",
     }
 )
-"""The API accepts these only with an `id`.
+"""The API accepts items of these types only with an `id`.
 
-We send our ids, not the client's: stored links hold our ids, and our ids have the prefixes that the API requires.
+We send our ids, not the client's, because stored links hold our ids. Our ids have the prefixes that the API requires.
 """
 
 BREAKPOINT = "prompt_cache_breakpoint"

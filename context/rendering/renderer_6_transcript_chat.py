@@ -1,6 +1,7 @@
-"""Renderer 6: `/chat/completions` for a Chat Completions request. Its messages and parameters are sent as they came.
+"""Renderer 6: `/chat/completions` for a Chat Completions request.
 
-The answer is always a stream with the usage.
+The client's messages are sent unchanged. So are the parameters that the store does not read itself, but the answer is
+always a stream with the usage.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """
@@ -10,7 +11,7 @@ from typing import Any
 
 
 def render(model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`parameters["chat"]`: the parameters as the client sent them, without `model` and `messages`."""
+    """`parameters["chat"]`: the client's parameters, without those that the store itself reads."""
     sent = parameters.get("chat") or {}
     return {
         "model": model,

@@ -15,7 +15,8 @@ from domain.items import Item
 Message = Mapping[str, Any]
 
 _OLD_CALL_ID = "function_call_"
-"""A `function_call`, the older form of a call, has no id. This text and the function's name are sent as its id."""
+"""A `function_call`, the older form of a call, has no id. This text and the function's name are sent as the call's id.
+"""
 
 
 def render(model: str, messages: Sequence[Message], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _part(role: str, part: Any) -> Any:
 
 
 def _tool(tool: Any) -> Any:
-    """A function without `strict` would be strict in this API, but is not in the Chat Completions API."""
+    """A function without `strict` is strict in this API, and not strict in the Chat Completions API."""
     if tool["type"] != "function" or tool.get("strict") is not None:
         return tool
     return {**tool, "strict": False}

@@ -1,4 +1,4 @@
-"""Renderer 9: as renderer 5, but notes replace what the API or the model cannot take.
+"""Renderer 9 is like renderer 5, but notes replace what the API or the model cannot take.
 
 The store may choose a `prompt_cache_key`. Shapes: `openai/types/responses/response_create_params.py` of the official
 SDK.

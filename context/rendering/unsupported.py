@@ -39,7 +39,7 @@ def first_unsupported(
     """The first refusal, if there is one.
 
     Reasoning that cannot be sent is left out, not refused. A call whose arguments are not JSON is not refused either,
-    because a model wrote them.
+    because a model wrote the arguments.
     """
     responses = uses_responses_api(renderer)
     in_parameters = iter(()) if responses else _in_chat(parameters)

@@ -1,4 +1,4 @@
-"""Chat Completions: a transcript (the messages of a request) is recognised, so that its history is stored once.
+"""Recognises the transcript (all messages) of a Chat Completions request, so that its history is stored once.
 
 chat_messages   messages of the Chat Completions API to items and back (pure)
 message_changes how a message that was sent differs from the one that is made of its items (pure)

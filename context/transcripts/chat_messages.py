@@ -2,8 +2,9 @@
 
 Pure.
 
-An assistant's message becomes a message (left out if it has only calls), then its calls. Fields that items lack, such
-as a message's `name`, are recorded as changes. Items of other types, such as reasoning, are part of no message.
+An assistant's message becomes a message item, then its calls. With calls and without content, it becomes only the
+calls. Fields that items lack, such as a message's `name`, are recorded as changes. Items of other types, such as
+reasoning, are part of no message.
 
 Shapes: `openai/types/chat/chat_completion_*_param.py` of the official SDK.
 """
@@ -32,7 +33,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 class MadeMessage(Struct, frozen=True):
     """A message, and the number of items that it stands for.
 
-    Items that are part of no message count for the message after them. After the last message, they count for it.
+    Items that are part of no message count for the message after them. Such items at the end count for the last message.
     """
 
     message: Json
@@ -95,7 +96,7 @@ def messages_of(items: Sequence[Item]) -> list[MadeMessage]:
 
 
 def answer_message(items: Iterable[Item]) -> Json:
-    """A reply's answer as one message. `items`: all its output items.
+    """A reply's answer as one message. `items`: all output items of the reply.
 
     Calls whose content was deleted are left out.
     """

@@ -1,7 +1,6 @@
 """Keeps what was computed for recent messages and transcripts.
 
-A transcript repeats the messages of the request before it. If a
-thousand messages are known, they take about 1 ms instead of 9.
+A transcript repeats the messages of the request before it. A thousand known messages take about 1 ms instead of 9.
 """
 
 import hashlib
@@ -19,9 +18,9 @@ from context.transcripts.prefix_hashes import Chain, HashedItem, exact_hashes
 INSTRUCTIONS = ("system", "developer")
 
 MAX_MESSAGES = 50_000
-"""Single messages, messages in transcripts, and messages in prefixes: this many of each.
+"""The limit for single messages, for messages in transcripts, and for messages in prefixes.
 
-Together they take about 50 MB.
+All three together take about 50 MB.
 """
 
 NEWEST_MESSAGES = 16
@@ -37,7 +36,7 @@ class MessageFacts(Struct, frozen=True, gc=False):
 
 
 class TranscriptFacts(Struct, frozen=True, gc=False):
-    """What was computed for a transcript. The fields have the meanings of ParsedTranscript."""
+    """What was computed for a transcript. The fields are as in ParsedTranscript."""
 
     facts: Sequence[MessageFacts] = ()
     ends: Sequence[int] = ()
@@ -57,7 +56,7 @@ def digest_of(message: object) -> bytes:
 
 
 class KnownMessages:
-    """What was computed for recent messages. Thread-safe."""
+    """What was computed for recent messages."""
 
     def __init__(self, max_messages: int = MAX_MESSAGES) -> None:
         self._max_messages = max_messages
@@ -119,7 +118,7 @@ class SentMessages(Struct, frozen=True):
     `instructions`: how many system and developer messages come first. `exact` and `keys` leave these out. `exact`: for
     each message, the hash of all messages up to it. `are_known`: for each message, whether it was checked in an earlier
     request. `keys`: for each of the NEWEST_MESSAGES last messages, the hash of all messages up to it, as they were
-    sent. Empty for a short transcript.
+    sent. `keys` is empty for a short transcript.
     """
 
     messages: Sequence[Json]

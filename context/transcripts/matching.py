@@ -5,7 +5,7 @@
 2. If that prefix ends before the last answer, the client may have changed something before the answer. Then the
 answer is looked up, and the messages before it are compared with its path.
 
-3. If a named conversation has no such item, its active path is compared with the transcript.
+3. If nothing is found in a conversation that the client named, its active path is compared with the transcript.
 
 A match must contain an answer of this store, except in a conversation that the client named.
 """
@@ -27,7 +27,7 @@ from domain.paths import Path, PathSegment
 from infrastructure.event_log.reader import FoundPrefix, PrincipalReader
 
 NEWEST_MESSAGES = 16
-"""Looked up first. In most transcripts, a known prefix ends with one of these."""
+"""Prefixes that end with one of the newest messages are looked up first."""
 
 MAX_CANDIDATES = 8
 """The log may have the same answer in several places. This many are compared with the transcript."""
@@ -147,7 +147,7 @@ class _Search:
             self._prefixes.setdefault(indices[prefix.number], []).append(prefix)
 
     async def _allowed(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
-        """In a named conversation: only prefixes in it, and in what it inherits."""
+        """If the client named a conversation: only prefixes in this conversation, and in the path that it inherits."""
         found = await self._reader.prefixes_with(hashes) if hashes else []
         if (named := self._named) is None:
             return found
@@ -239,7 +239,7 @@ class _Search:
         return [each for each in reversed(answers.values()) if not deleted & {event.item_id for event, _ in each}]
 
     async def _found_by_answer(self, answers: Sequence[int], longest: int | None) -> tuple[int, FoundPrefix] | None:
-        """The last of these answers whose path agrees with the transcript, as (message index, prefix).
+        """The last of `answers` whose path agrees with the transcript, as (message index, prefix).
 
         Each answer has two hashes: with the item before it, and alone.
         """
@@ -365,7 +365,7 @@ class _Search:
         )
 
     async def _base(self, end: PathSegment, index: int) -> TranscriptBase | None:
-        """The longest earlier request with exactly the first messages of the transcript, and none after `index`."""
+        """The longest earlier request that has exactly the first messages of the transcript, at most up to `index`."""
         possible = [
             prefix
             for prefixes in self._prefixes.values()

@@ -1,6 +1,7 @@
-"""How a message that a client sent differs from the message that is made of its items, as small JSON text. Pure.
+"""Writes as JSON text how a client's message differs from the message made of its items. Pure.
 
-The text has one operation for the whole message. An operation makes a new value out of an old one. It is an object with one of these fields:
+The text has one operation for the whole message. An operation makes a new value out of an old one. An operation is
+an object with one of these fields:
 
     is        the new value itself
     cut       the piece of a text from one index to another: [start, end]
@@ -23,7 +24,7 @@ _Operation = Json | None
 
 
 def changes_between(plain: Json, sent: Json) -> bytes | None:
-    """None: equal as JSON values. The order of fields does not matter."""
+    """Returns None if both are equal as JSON values. The order of fields does not matter."""
     operation = _between(plain, sent)
     return None if operation is None else msgspec.json.encode(operation)
 

@@ -57,7 +57,7 @@ class PathMessages:
     ) -> "PathMessages":
         """The messages up to the item that was appended at this version.
 
-        By default, `first_events` is small: an answer, its question and the request are usually enough. Raises LogMoved
+        By default, `first_events` is small, because an answer, its question and the request are usually enough. Raises LogMoved
         if the log has lost the item.
         """
         page = await reader.conversation_backwards(conversation_id, until=version, limit=first_events)
@@ -117,7 +117,7 @@ async def align(path: PathMessages, transcript: ParsedTranscript, count: int, si
 
 
 async def align_gaps(path: PathMessages, transcript: ParsedTranscript, aligned: list[Aligned], since: int) -> None:
-    """Aligns the other messages with equal ones among the newest MAX_MESSAGES of the path.
+    """Aligns the messages that are not aligned yet with equal messages among the newest MAX_MESSAGES of the path.
 
     Otherwise the record of the request would hold the text of these messages, also after the items are deleted.
     """
@@ -177,7 +177,7 @@ async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[
 
 
 def _belong_together(older: tuple[ItemAppended, Item], newer: tuple[ItemAppended, Item]) -> bool:
-    """Whether two consecutive items of the assistant are in one message: the newer one is a call, or both are from one reply."""
+    """Whether two consecutive items of the assistant are in one message: if the newer one is not of the type `message`, or if both are from one reply."""
     response_id = newer[0].response_id
     return type_of(newer[1]) != "message" or (response_id is not None and response_id == older[0].response_id)
 

@@ -6,7 +6,7 @@ A chain's hash covers the normalized items of a prefix. Clients change some thin
 ignored: key order, empty fields, one text part instead of a string, types of text parts, outer white space, the
 fields in `_NOT_HASHED`, and how a call's arguments are written. In an answer, thoughts (`<think>…</think>`) and the
 division into parts are ignored too. Chat messages have no reasoning and no calls that the provider runs itself. So
-these items are not hashed, nor is an empty answer before a call.
+reasoning and such calls are not hashed. An empty answer before a call is not hashed either.
 
 An exact hash covers whole messages as JSON values. Only the order of keys is ignored.
 """
@@ -59,9 +59,9 @@ class HashedItem(Struct, frozen=True, gc=False):
 class Chain(Struct, frozen=True, gc=False):
     """The hash of a prefix's items.
 
-    `answered`: whether one of them is an answer of this store. `last`: the hash of the last item alone; empty if there
-    is none. `seed`: of the tenant, the subject and the user. `before_empty`: the chain before an empty answer. A call
-    that follows continues from there.
+    `answered`: whether an item is in an answer of this store. `last`: the hash of the last item alone; empty if there
+    is none. `seed`: the hash of the tenant, the subject and the user. `before_empty`: the chain before an empty answer. A
+    call after the empty answer continues from this chain.
     """
 
     hash: bytes
@@ -72,7 +72,7 @@ class Chain(Struct, frozen=True, gc=False):
 
 
 class TranscriptEnd(Struct, frozen=True):
-    """The end of a request's transcript. The hashes of its answer begin here."""
+    """The end of a request's transcript. The hashes of the request's answer continue from `chain`."""
 
     chain: Chain
     messages: int
@@ -174,7 +174,7 @@ def next_exact(exact: bytes, digest: bytes) -> bytes:
 
 
 def exact_hashes(digests: Iterable[bytes], exact: bytes = b"") -> list[bytes]:
-    """For each message, the hash of it and of all before it."""
+    """For each message, the hash of this message and of all messages before it."""
     return [exact := next_exact(exact, digest) for digest in digests]
 
 
@@ -184,7 +184,7 @@ def name_prefix(hashed_name: bytes, item_id: str, response_id: str) -> Prefix:
 
 
 def answer_prefixes(end: TranscriptEnd, output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
-    """Clients get an answer as one message, and send it back as one. So the items of this message are hashed."""
+    """Clients send an answer back as one message. So the items of this message are hashed."""
     if not output:
         return ()
     answer = items_of(answer_message(item for _, item in output))

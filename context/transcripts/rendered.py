@@ -1,7 +1,7 @@
 """Makes the messages of a recorded transcript again, from the log alone.
 
-A transcript may begin with an earlier request's transcript. So the requests form a chain. It may have a link for each
-turn of the conversation. The chain is read page by page, then the items are read.
+A transcript may begin with the transcript of an earlier request. Such requests form a chain, with at most one link
+for each turn of the conversation. The chain is read page by page, before the items.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ PAGE_EVENTS = 200
 
 
 class RenderedMessage(Struct, frozen=True):
-    """A message of the transcript. `is_blanked`: something in it is deleted now and left out."""
+    """A message of the transcript. `is_blanked`: whether deleted content was left out."""
 
     message: Json
     items: Sequence[StoredItem] = ()
@@ -124,7 +124,7 @@ async def _deleted_responses(reader: Reader, chain: Iterable[_Link]) -> frozense
 def _messages(
     part: TranscriptPart, items: dict[str, StoredItem], deleted: Collection[str], *, response_is_deleted: bool
 ) -> Iterator[RenderedMessage]:
-    """A message or a change that only the record has is deleted with the response."""
+    """A message or a change that is only in the request's event is deleted with the response."""
     if part.message is not None:
         message = msgspec.json.decode(part.message)
         yield RenderedMessage(_emptied(message) if response_is_deleted else message, (), response_is_deleted)

@@ -24,7 +24,7 @@ def is_rewritten_question(stored: str, sent: Sequence[Item]) -> bool:
 
 
 def is_rewritten_answer(answer: str, stored: Sequence[Item], sent: Sequence[Item]) -> bool:
-    """`answer`: the text of `stored`. If calls are sent, they must be those of the answer."""
+    """`answer`: the text of `stored`. Sent calls must be the answer's calls."""
     text = text_of_message(sent)
     calls, sent_calls = _calls(stored), _calls(sent)
     if sent_calls and message_hash(sent_calls) != message_hash(calls):

@@ -1,4 +1,4 @@
-"""`X-Subject` names the end user that a request is for. It needs the scope `act_as`."""
+"""`X-Subject` names the end user that a request is for. The header needs the scope `act_as`."""
 
 from typing import Final
 

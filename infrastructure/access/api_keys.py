@@ -1,4 +1,4 @@
-"""The API keys in memory: a request is checked without a round trip.
+"""Keeps the API keys in memory. A request with a known key is checked without a round trip.
 
 One task reads the changes every POLL_SECONDS, and when a request has an unknown key. After each read it pauses for
 MIN_PAUSE_SECONDS, however many unknown keys arrive. NOTIFY is not used, because a notification can be lost. While
@@ -163,7 +163,7 @@ class ApiKeys:
             self._read_requested.clear()
             try:
                 await self._read_changes()
-            except Exception as error:  # the task must not end: this process would not learn of revoked keys
+            except Exception as error:  # the task must not end, because it reads which keys are revoked
                 if not is_failing:
                     log.warning("api_keys_not_read", exc_info=error)
                 is_failing = True
@@ -184,7 +184,7 @@ class ApiKeys:
             if page.last >= self._last_change:
                 self._last_change = await self._add_pages(page, self._keys, self._last_change)
                 return
-            # The table has lost changes that this process has seen: perhaps a backup was restored.
+            # The table has lost changes that this process has seen. Perhaps a backup was restored.
         keys: dict[str, _KnownKey] = {}
         self._last_change = await self._add_pages(await self._page(0), keys, 0)
         self._keys = keys

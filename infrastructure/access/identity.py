@@ -18,5 +18,5 @@ def is_subject(name: object) -> bool:
         return False
     try:
         return 0 < len(name.encode()) <= MAX_SUBJECT_BYTES
-    except UnicodeEncodeError:  # half of a surrogate pair: JSON can have it, UTF-8 cannot
+    except UnicodeEncodeError:  # JSON can have half of a surrogate pair, UTF-8 cannot
         return False

@@ -1,6 +1,6 @@
 """Tokens of the user service: JSON Web Tokens (RFC 7519, 8725).
 
-The keys decide which algorithms are accepted, never the token. A verified token is remembered by its hash, so most
+The keys decide which algorithms are accepted. The token does not. A verified token is remembered by its hash, so most
 requests need no signature check.
 """
 
@@ -33,7 +33,7 @@ MAX_REMEMBERED: Final = 10_000
 _MAX_TIME: Final = 253_402_300_799
 
 _SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""Minimum lengths (RFC 7518, 3.2)."""
+"""Minimum lengths of the secret, in bytes (RFC 7518, 3.2)."""
 
 _MESSAGES: Final[tuple[tuple[type[PyJWTError], str], ...]] = (
     (ExpiredSignatureError, "The token has expired."),
@@ -46,14 +46,14 @@ _MESSAGES: Final[tuple[tuple[type[PyJWTError], str], ...]] = (
 class KeySource(Protocol):
     @property
     def current(self) -> object:
-        """A new object whenever the keys have changed. Remembered tokens are then verified again."""
+        """Becomes a new object when the keys change. Remembered tokens are then verified again."""
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | bytes | None:
         """Raises CannotCheckCredential."""
 
 
 class SecretKey:
-    """The secret, as the key for each algorithm that it is long enough for."""
+    """Uses the secret as the key of each algorithm for which the secret is long enough."""
 
     current = None
 
@@ -112,7 +112,7 @@ class TokenVerifier:
             claims = jwt.decode(
                 token,
                 key,
-                algorithms=[str(algorithm)],  # `find` has accepted it
+                algorithms=[str(algorithm)],  # `find` has accepted the algorithm
                 audience=settings.auth_audience or None,
                 issuer=settings.auth_issuer or None,
                 leeway=settings.auth_clock_skew,

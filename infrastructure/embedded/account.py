@@ -9,7 +9,7 @@ from pathlib import Path
 from infrastructure.embedded.service import Account
 
 USER = "nobody"
-# From capabilities(7). Either lets a process pass through directories that are closed to its user.
+# From capabilities(7). Either capability lets a process pass through directories that are closed to its user.
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 # Lets a process set which of its capabilities its children inherit.
@@ -23,8 +23,8 @@ class UnreachableError(RuntimeError):
 def account_for(*paths: Path) -> Account | None:
     """The user `nobody`, who can reach all of `paths`. None if this process is not root.
 
-    If a parent directory is closed (as below /root), the account keeps a capability. Raises UnreachableError
-    if this process cannot pass one on.
+    If a parent directory is closed (as below /root), the account keeps a capability. Raises UnreachableError if this
+    process cannot pass a capability on.
     """
     if os.geteuid() != 0:
         return None
@@ -53,7 +53,7 @@ def _open_to(directory: Path, user: pwd.struct_passwd) -> bool:
 
 
 def _capability() -> int | None:
-    """None if this process cannot pass one on."""
+    """None if this process cannot pass a capability on."""
     if sys.platform != "linux":
         return None
     status = Path("/proc/self/status").read_text()

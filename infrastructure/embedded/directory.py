@@ -3,7 +3,7 @@
 DIR/postgres DIR/mongo DIR/valkey   the stores' data
 DIR/secret                          the password of all three stores, created once
 DIR/run/lock                        locked while a supervisor runs; contains its pid
-DIR/run/<name>.pid, <name>.log      of each child process
+DIR/run/<name>.pid, <name>.log      the pid and the log of each child process
 DIR/run/ports.json                  the ports, for the next start
 DIR/run/env                         dotenv: the URLs of everything that runs
 """
@@ -57,7 +57,7 @@ class DataDirectory:
         self.remove_run_files()
 
     def remove_run_files(self) -> None:
-        """Call it when no child runs."""
+        """Call this when no child runs."""
         for file in (self.env_file, *self.run.glob("*.pid")):
             file.unlink(missing_ok=True)
 

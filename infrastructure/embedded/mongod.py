@@ -16,7 +16,7 @@ DATABASE = "conversations"
 REPLICA_SET = "rs0"
 USER = "store"
 TRANSACTION_TIMEOUT_SECONDS = 5
-# From MongoDB's error_codes.yml. Both also occur while the server reads its configuration.
+# From MongoDB's error_codes.yml. Both codes also occur while the server reads its configuration.
 ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
 
@@ -31,7 +31,7 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
             *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
-            # At shutdown, a member waits for another one to take over. There is no other one.
+            # At shutdown, a member waits for another one to take over. There is no other member.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             # Diagnostics would take gigabytes of disk.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
@@ -68,7 +68,7 @@ def _serves(port: int, secret: str) -> bool:
     if not is_listening(port):  # the driver would wait half a second before its retry
         return False
     host = f"127.0.0.1:{port}"
-    # The one account that exists before any user is created.
+    # `__system` exists before any user is created.
     client: MongoClient[dict[str, Any]] = MongoClient(
         host,
         username="__system",

@@ -116,7 +116,7 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 
 
 def _give_to(account: Account, data: Path) -> None:
-    """Postgres accepts no other owner. A cluster that root has restored belongs to root."""
+    """Postgres starts only if it owns its data. A cluster that root has restored belongs to root."""
     if data.stat().st_uid != account.uid:
         for path in (data, *data.rglob("*")):
             os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -24,7 +24,7 @@ class WillNotRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Account:
-    """The user of a child. `capability`: one that the child keeps."""
+    """The user of a child. `capability`: a Linux capability that the child keeps."""
 
     uid: int
     gid: int
@@ -68,15 +68,18 @@ class Service:
 def launch_command(
     command: tuple[str, ...], parent: int, orphan_signal: signal.Signals, account: Account | None
 ) -> list[str]:
-    """The command that starts the program through `launch.py`. Linux sends it `orphan_signal` when `parent` ends."""
+    """The command that starts the program through `launch.py`.
+
+    Linux sends `orphan_signal` to the program when `parent` ends.
+    """
     user = str(account) if account else ""
     return [sys.executable, "-I", "-S", str(LAUNCH), str(parent), str(int(orphan_signal)), user, *command]
 
 
 def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
-    """Waits for processes that a killed parent left behind, and kills them after `timeout` seconds.
+    """Waits for processes that a killed parent left behind, and kills these processes after `timeout` seconds.
 
-    Raises RuntimeError if one still runs then.
+    Raises RuntimeError if a process still runs after that.
     """
     strays = _strays(executable.resolve(), directory.resolve())
     _, remaining = psutil.wait_procs(strays, timeout=timeout)

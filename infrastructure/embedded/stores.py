@@ -17,7 +17,7 @@ MODEL = frozenset({"OPENAI_BASE_URL"})
 def choose(
     directory: DataDirectory, environment: Mapping[str, str], variables: Collection[str]
 ) -> tuple[list[Service], dict[str, str]]:
-    """The services to start, and all URLs by variable."""
+    """The services to start, and the URLs by variable."""
     services: list[Service] = []
     urls: dict[str, str] = {}
     for variable, server in SERVERS.items():

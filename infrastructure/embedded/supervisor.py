@@ -23,7 +23,7 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """A child that has never served cannot be prepared, or ended several times. Or `prepare` raised WillNotRunError."""
+    """Before it first served, a child could not be prepared or ended several times. Or `prepare` raised WillNotRunError."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class _Child:
 
 
 class Supervisor:
-    """Use it in the main thread. The kernel sends a child its death signal when the thread that started it ends."""
+    """Use it in the main thread. A child gets its death signal when the thread that started the child ends."""
 
     def __init__(self, directory: DataDirectory, environment: Mapping[str, str]) -> None:
         self._directory = directory
@@ -83,7 +83,7 @@ class Supervisor:
         await asyncio.shield(self._failure)
 
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
-        """Stops one stage after the other."""
+        """Stops the stages one after the other."""
         for child in self._children.values():
             child.stopping.set()
         for stage in stages:
@@ -103,7 +103,7 @@ class Supervisor:
         if unfinished and child.signal(signal.SIGKILL):
             log.warning("%s did not stop within %.0f s: killed", service.name, service.stop_seconds)
             await asyncio.wait({keeper})
-            # The killed process's children still run (Postgres has some). `prepare` ends them.
+            # Children of the killed process may still run. The `prepare` of a database server ends them.
             await asyncio.to_thread(service.prepare)
 
     async def _keep(self, child: _Child) -> None:

@@ -1,4 +1,4 @@
-"""Valkey from a wheel, as a cache: it writes nothing to disk."""
+"""Valkey from a wheel, as a cache. Valkey stores no data on disk."""
 
 import importlib.util
 import platform
@@ -12,7 +12,7 @@ from infrastructure.embedded.directory import DataDirectory, write_private
 from infrastructure.embedded.service import NotInstalledError, Service, end_strays
 
 MAX_MEMORY = "512mb"
-"""Room for about 250 of the largest snapshots, or for those of 50,000 short conversations."""
+"""Room for about 250 of the largest snapshots, or for the snapshots of 50,000 short conversations."""
 
 MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" else "aarch64"}
 

@@ -25,10 +25,10 @@ class IdempotencyKey(Struct, frozen=True):
 class Appended(Struct, frozen=True, kw_only=True):
     """The result of an append.
 
-    position  of the conversation's last event
+    position  the position of the conversation's last event
     events    empty if the command changed nothing, or if `replayed`
     answer    the body stored with the idempotency key
-    replayed  all values are those of an earlier request with the same key. `conversation` may lack everything but its id,
+    replayed  all values are from an earlier request with the same key. `conversation` may lack everything but its id,
               tenant and version
     """
 
@@ -90,7 +90,7 @@ def independent_of(requests: Sequence[AppendRequest], batch: Sequence[AppendRequ
 
 
 class VersionMismatch(Exception):
-    """`if_match` does not have the conversation's version, `current`."""
+    """`if_match` does not contain `current`, the conversation's version."""
 
     def __init__(self, current: int) -> None:
         super().__init__(f"The conversation is at version {current}.")

@@ -1,4 +1,4 @@
-"""Decides a batch of commands: on cached streams, or on what the log says."""
+"""Decides a batch of commands on cached streams, or on the log."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -30,7 +30,7 @@ _WITH_PREFIXES = (AppendItems, CompleteReply, StopReply)
 
 
 class BatchDecider:
-    """Decides each command on the state after the ones before it. Use one per batch.
+    """Decides each command on the state after the commands before it. Use one decider per batch.
 
     A key stored before `keys_valid_since` has expired. `owner`: the process that runs the batch's replies.
     """
@@ -66,8 +66,8 @@ class BatchDecider:
     ) -> BatchPlan | None:
         """Decides on the known `streams` alone. None if all requests need the log.
 
-        A request needs the log if its rules need an item's state. It also does if it is refused or changes nothing: the
-        known stream may be old. Requests that depend on such a request are left out too.
+        A request needs the log if its rules need an item's state. It also needs the log if it is refused or changes
+        nothing, because the known stream may be old. Requests that depend on such a request are left out too.
         """
         if for_lock := [request for request in batch if request.command.row_keys]:
             batch = independent_of(for_lock, batch)
@@ -219,7 +219,7 @@ class BatchDecider:
 def _prefix_rows(
     command: AppendItems | CompleteReply | StopReply, events: Sequence[Event], first_row: int, state: Conversation
 ) -> list[PrefixRow]:
-    """Leaves out prefixes that may contain a retracted item. `state`: after the events."""
+    """Leaves out prefixes that may contain a retracted item. `state`: the state after the events."""
     leaves = state.path[:-1]  # unless the items open a branch, they are on the last branch of the active path
     appended: dict[str, tuple[int, int, int, tuple[PathBranch, ...]]] = {}
     for row, event in enumerate(events, first_row):
@@ -234,5 +234,5 @@ def _prefix_rows(
 
 
 def _version_matches(request: AppendRequest, state: Conversation) -> bool:
-    """A deleted conversation always matches: the domain's rules handle that case."""
+    """A deleted conversation always matches, because the domain's rules refuse or allow the command."""
     return request.if_match is None or state.status == "deleted" or state.version in request.if_match

@@ -55,7 +55,7 @@ class BatchKeys:
         """The outcome if the request's key was used before. Raises KeyReused if it was used for another request.
 
         Raises ConversationNotFound if the conversation of the stored answer was deleted, or is no longer shared with
-        the caller. The receipt of a deletion is still returned.
+        the caller. But the answer to the command that deleted the conversation is returned after the deletion.
         """
         if request.idempotency is None:
             return None

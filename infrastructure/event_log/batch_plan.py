@@ -15,7 +15,7 @@ class AppendOutcome(Struct):
     """What became of one request of a batch.
 
     stream        the request's stream after this request
-    last_row      the index in the plan's rows of that stream's last row; None if the plan has none so far
+    last_row      the index of the stream's last row in the plan; None if the plan has no row of the stream yet
     replayed      the stored result of an earlier request with the same key
     duplicate_of  an earlier request of this batch with the same key
     """
@@ -44,7 +44,7 @@ class AppendOutcome(Struct):
         return IdempotencyRecord(self.last_row + 1, idempotency.key, idempotency.fingerprint, self.answer)
 
     def result(self, positions: Sequence[int]) -> Appended | BaseException:
-        """`positions`: those of the plan's rows."""
+        """`positions`: the positions of the plan's rows."""
         if self.error is not None:
             return self.error
         if self.replayed is not None:

@@ -1,4 +1,4 @@
-"""The hash chain of each stream. A copy of its last hash proves that no earlier event was changed.
+"""The hash chain of each stream. With a copy of a stream's last hash, you can prove that no earlier event was changed.
 
 The hashes are stored, so the bytes that are hashed must never change.
 """
@@ -12,7 +12,7 @@ from uuid import UUID
 GENESIS = b""
 
 PrefixedColumns = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
-"""In the order of `length_prefixed`. Each begins with its length (4 bytes, big endian)."""
+"""The columns in the order of `length_prefixed`. Each column begins with its length (4 bytes, big endian)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,7 +63,7 @@ _cached_text = lru_cache(1024)(_text)
 
 @lru_cache(64)
 def _time(value: datetime) -> bytes:
-    """`value` must be in UTC: in another zone two different times can compare equal, and the cache would confuse them."""
+    """`value` must be in UTC. In another zone, two different times can compare equal, and the cache would confuse them."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

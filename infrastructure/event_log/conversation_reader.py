@@ -32,7 +32,8 @@ BACKWARDS = sql.SQL(
 )
 """Versions have no gaps, so the statements can name the versions at both ends of a page.
 
-Without them, Postgres may read and sort the whole conversation: 75 ms instead of 0.3 ms for 10,000 events.
+Without these versions, Postgres may read and sort the whole conversation. For 10,000 events this takes 75 ms instead
+of 0.3 ms.
 """
 
 _WITH_ROW_KEY = (
@@ -58,7 +59,7 @@ _ITEMS = sql.SQL(
 _STARTS = sql.SQL(
     "SELECT {} FROM events WHERE originator_id = ANY(%s) AND originator_version = 1 AND tenant_id = coalesce(%s, tenant_id)"
 )
-_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0023
+_DELETIONS = sql.SQL(  # the index in migrations/0023 has the same topics
     "SELECT {} FROM events WHERE originator_id = ANY(%s) AND notification_id > %s AND tenant_id = coalesce(%s, tenant_id)"
     " AND topic IN ('item.retracted', 'item.restored', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
 )
@@ -83,9 +84,10 @@ _DELETED_ITEMS = sql.SQL(
 
 
 class ConversationReader(LogRows):
-    """`tenant` None: all tenants, for the process itself and for tools. Methods raise psycopg.Error.
+    """If `tenant` is None, all tenants are read, for the process itself and for tools. Methods raise psycopg.Error.
 
-    They raise UnreadableEvent for an event that this code cannot read, except for `conversation_logged`.
+    Methods that return Recorded events also raise UnreadableEvent. A page ends before an event that cannot be read, and
+    raises only if it begins with one.
     """
 
     def __init__(self, pool: Pool, version_lookup: VersionLookup, tenant: str | None) -> None:
@@ -94,7 +96,7 @@ class ConversationReader(LogRows):
         self.tenant = tenant
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The last event, even if it is the deletion. None if the conversation was never started."""
+        """The last event, which may be the deletion. None if the conversation was never started."""
         return await self._version_lookup.head(conversation_id, self.tenant)
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
@@ -161,14 +163,14 @@ class ConversationReader(LogRows):
         return next(iter(await self._recorded(_HEAD_MOVED, parameters)), None)
 
     async def summary_changes(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """The newest changes, newest first."""
+        """The newest changes of summaries, newest first."""
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant, "limit": limit}
         return await self._recorded(_SUMMARY_CHANGES, parameters)
 
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
-        """Those ids that belong to a retracted item, a deleted response, or a deleted conversation.
+        """The ids that belong to a retracted item, a deleted response, or a deleted conversation.
 
-        `inherited_by`: forks. An inherited item that one of them has retracted counts too.
+        `inherited_by`: forks. An inherited item that one of these forks has retracted counts too.
         """
         parameters = (self.tenant, list(item_ids), list(map(uuid_of, inherited_by)))
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, parameters)}
@@ -184,8 +186,8 @@ class ConversationReader(LogRows):
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The few events that hold a conversation's settings, ascending.
 
-        They are the first event, and the last change of instructions, policy, pins, summary and head. Older code
-        recorded every change with the key DESCRIPTION, so all rows with this key are returned.
+        These are the first event, and the last change of instructions, policy, pins, summary and head. Older code
+        recorded every ConversationDescribed with the key DESCRIPTION, so all rows with this key are returned.
         """
         parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
         return await self._recorded(SETTINGS_EVENTS, parameters)

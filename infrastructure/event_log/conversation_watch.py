@@ -19,7 +19,7 @@ BATCH_CONVERSATIONS: Final = 128
 
 LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
 Change = asyncio.Future[Head | None]
-"""The conversation's new head; None: the log no longer has it. Cancelled when the process shuts down."""
+"""The conversation's new head; None: the log no longer has the conversation. Cancelled when the process shuts down."""
 
 log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ class Datastore(PostgresDatastore):
             port=str(arguments.pop("port", "")),
             user=str(arguments.pop("user", "")),
             password=str(arguments.pop("password", "")),
-            connect_timeout=POOL_TIMEOUT_SECONDS,  # the pool's timeout, not that of a connection
+            connect_timeout=POOL_TIMEOUT_SECONDS,  # the pool's timeout, not a connection's
             pool_size=1,
             max_overflow=3,
             originator_id_type="uuid",

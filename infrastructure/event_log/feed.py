@@ -1,6 +1,6 @@
 """Reads the log in commit order, in batches, and notifies of appends.
 
-Feed keeps the newest batches, because all views that are up to date need them.
+Feed keeps the newest batches, because all views that are up to date need these batches.
 """
 
 import asyncio

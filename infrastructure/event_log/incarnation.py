@@ -1,13 +1,13 @@
 """How readers notice that the log has lost events: after a restore, a switch to a lagging replica, or the removal of
 rows.
 
-New events then get the positions of lost ones. So two values are kept with each position:
+New events then get the positions of lost events. So two values are kept with each position:
 
 incarnation   "epoch/table/start". While it stays the same, rows were only added. `epoch` changes when rows of `events` are
-              removed (migrations/0011). `table` is the OID of `events`: a restore makes a new table.
+              removed (migrations/0011). `table` is the OID of `events`. A restore makes a new table.
               `start` is the time when the server started
-chain_hash    of the event at the position. If the log still has it, and the epoch is the same, then all events up to
-              this position are the same
+chain_hash    of the event at the position. If the log still has this hash, and the epoch is the same, then all events up
+              to this position are the same
 """
 
 from collections.abc import Mapping

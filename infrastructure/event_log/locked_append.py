@@ -1,4 +1,4 @@
-"""Appends under the append lock: requests that need the log, and requests that were sent without success or answer.
+"""Appends requests under the append lock if they need the log, or were sent without success or answer.
 
 Requests that append nothing are answered without the lock, so they delay no append.
 """
@@ -55,7 +55,7 @@ class LockedAppend:
     ) -> Results:
         """While Postgres is unavailable, retries for `timeout_seconds`. Never raises.
 
-        `in_doubt`: plans for these requests that were sent and not answered. Postgres may still commit one of them.
+        `in_doubt`: plans that were sent for these requests and not answered. Postgres may still commit one of them.
         """
         plans = list(in_doubt)
         try:
@@ -68,7 +68,7 @@ class LockedAppend:
             if plans:  # the requests may be in the log, so they must not be decided again
                 log.exception("append_in_doubt", commands=len(requests))
                 return [LogUnavailable(outcome_unknown=True) for _ in requests]
-            # One command may have made the whole batch fail. One by one, only that command fails.
+            # One command may have made the whole batch fail. Appended one by one, only that command fails.
             if len(requests) > 1:
                 return [result for request in requests for result in await self.append([request], timeout_seconds)]
             log.exception("append_failed", conversation_id=requests[0].conversation_id)
@@ -77,7 +77,7 @@ class LockedAppend:
     async def _append_with_retries(
         self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: list[BatchPlan]
     ) -> Results:
-        """Adds each plan that it sends to `in_doubt`."""
+        """Adds each sent plan to `in_doubt`."""
         give_up_at = time.monotonic() + timeout_seconds
         pause = 0.0
         while True:
@@ -94,7 +94,7 @@ class LockedAppend:
             pause = min(0.25, pause * 2 or 0.05)
 
     def _answer_without_lock(self, requests: Sequence[AppendRequest]) -> dict[int, Appended | BaseException]:
-        """By id(): the results of requests that append nothing and depend on no request that appends."""
+        """The results, by `id(request)`, of requests that append nothing and depend on no request that appends."""
         try:
             streams = self._streams_of(requests)
             with self._recorder.datastore.get_connection() as connection:
@@ -114,7 +114,7 @@ class LockedAppend:
         return BatchStreams({**cached, **loaded.streams}, loaded.unreadable)
 
     def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
-        # Loaded before the append lock is taken, because a long stream must not delay other appends.
+        # The streams are loaded before the append lock is taken, because a long stream must not delay other appends.
         streams = self._streams_of(requests)
         with self._recorder.locked_transaction() as curs:
             for sent_plan in in_doubt:

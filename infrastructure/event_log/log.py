@@ -1,9 +1,9 @@
 """The event log as handlers use it.
 
 Commands are committed in batches. Each batch takes one lock and one fsync. Two tasks take turns: while Postgres commits
-the batch of one, the other decides the next.
+the batch of one task, the other task decides the next batch.
 
-Requests are decided on cached streams where these are enough, the others under the append lock. If the answer to a
+Requests are decided on cached streams if that is possible, and otherwise under the append lock. If the answer to a
 COMMIT is lost, the log looks for the rows before it appends again.
 """
 
@@ -36,10 +36,10 @@ APPEND_TIMEOUT_SECONDS = 10.0
 """The limit for a batch's first request in the queue, and for retries while Postgres is down."""
 
 CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
-"""The caller then gets an error. Checked once a second."""
+"""After this time the caller gets an error. This is checked once a second."""
 
 LARGE_BATCH_BYTES = 256 * 1024
-"""Such a batch is decided in a thread, because encoding and compressing it would block the event loop."""
+"""A batch of at least this size is decided in a thread, because encoding it would block the event loop."""
 
 CLOSING_TIMEOUT_SECONDS = 1.0
 """For the retries of a batch while the process stops."""
@@ -159,7 +159,7 @@ class EventLog:
             _resolve(undecided, await self._append_under_lock([queued.request for queued in undecided]))
 
     async def _decide_optimistically(self, requests: Sequence[AppendRequest]) -> BatchPlan | None:
-        """None if no request can be decided so, or if deciding failed."""
+        """None if all requests need the log, or if deciding failed."""
         try:
             streams, missing = self._cache.find(requests)
             if missing:
@@ -231,7 +231,7 @@ class EventLog:
 
 
 def _divide(batch: Sequence[QueuedAppend], plan: BatchPlan) -> tuple[Sequence[QueuedAppend], Sequence[QueuedAppend]]:
-    """Those in the plan, in its order, and the others."""
+    """The requests in the plan, in the plan's order, and the other requests."""
     if len(plan.outcomes) == len(batch):
         return batch, ()
     in_plan = {id(outcome.request) for outcome in plan.outcomes}

@@ -30,7 +30,7 @@ Parameters = tuple[object, ...] | dict[str, object]
 
 
 class LogRows:
-    """The base of every reader of the log. Raises psycopg.Error and UnreadableEvent."""
+    """A base class for readers of the log. Its methods raise psycopg.Error. `_recorded` also raises UnreadableEvent."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class DataIsNewer(Exception):
-    """Newer code has used this store. Both values name a migration, or a view with its version."""
+    """Newer code has used this store. `newest_known`, `newest_found`: a migration, or a view with its version."""
 
     def __init__(self, what: str, newest_known: str, newest_found: str) -> None:
         super().__init__(

@@ -16,12 +16,12 @@ from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head
 from infrastructure.stores.postgres import Pool
 
 MAX_PREFIXES = 32
-"""Per hash. There may be more if one subject begins many conversations with the same words."""
+"""The most rows that are read for a hash. One subject may begin more conversations with the same words."""
 
 MAX_HASHES = 64
-"""Per round trip. With more, the look-ups of other requests would have to wait."""
+"""The most hashes of a round trip. With more hashes, the look-ups of other requests would have to wait."""
 
-# LATERAL with its own ORDER BY makes each a look-up in an index, whatever the planner's statistics say.
+# LATERAL with ORDER BY makes each subquery a look-up in an index.
 _FOUND = """
     SELECT h.number, p.*, response.deleted AS response_deleted, dense_rank() OVER (ORDER BY p.conversation_id) AS conversation_number
     FROM unnest($1) WITH ORDINALITY AS h (hash, number) CROSS JOIN LATERAL (
@@ -53,11 +53,11 @@ _STATEMENT = _TEMPLATE.format(
 
 
 class PrefixRow(Struct, frozen=True, array_like=True):
-    """A prefix that was found. Fields that are not below are as in `domain.commands.Prefix` and ItemAppended.
+    """A prefix that was found. Fields that are not listed here are as in `domain.commands.Prefix` and ItemAppended.
 
     number               the index of its hash among those that were looked up
     conversation_number  the index of its conversation in `_Answer.last_events`
-    response_id          None if there is none, or if it was deleted
+    response_id          None if there is no response, or if the response was deleted
     branch               None in old rows
     """
 
@@ -94,8 +94,8 @@ class PrefixLookup:
     async def find(self, hashes: Sequence[bytes], tenant: str) -> list[tuple[PrefixRow, Head | None]]:
         """The prefixes with these hashes, each with the last event of its conversation. Raises psycopg.Error.
 
-        In the order of the hashes, then newest conversations first. Rows whose item is missing or was ever retracted
-        are left out.
+        Sorted in the order of `hashes`, then newest conversations first. Rows whose item is missing or was ever
+        retracted are left out.
         """
         found: list[tuple[PrefixRow, Head | None]] = []
         for start in range(0, len(hashes), MAX_HASHES):
@@ -110,6 +110,6 @@ class PrefixLookup:
 
 
 async def _set_up(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Plans the statement only once: planning takes longer than running."""
+    """Plans the statement only once, because planning takes longer than running."""
     set_json_loads(_decode, connection)
     await connection.execute("SET plan_cache_mode = force_generic_plan")

@@ -109,7 +109,7 @@ class AppendQueue:
         return batch
 
     def finish(self, batch: Sequence[QueuedAppend]) -> None:
-        """Wakes no task: the task that took the batch must call `next_batch` afterwards."""
+        """Wakes no task. So the task that took the batch must call `next_batch` afterwards."""
         del self._in_flight[id(batch)]
         self._streams_in_flight.difference_update(queued.request.stream_name for queued in batch)
 
@@ -119,7 +119,7 @@ class AppendQueue:
         self._wake_idle_task()
 
     def fail_older_than(self, queued_at: float) -> None:
-        """Fails old requests. Queued ones were not appended; those in flight may have been."""
+        """Fails old requests. Queued requests were not appended. Requests in flight may have been."""
         for batch in self._in_flight.values():
             for queued in batch:
                 if queued.queued_at < queued_at:
@@ -134,7 +134,7 @@ class AppendQueue:
         return commands >= share * MAX_QUEUED_COMMANDS or size > share * MAX_QUEUED_BYTES
 
     def _can_start_batch(self) -> bool:
-        """With no batch in flight, one queued request is enough: waiting for more would only delay it.
+        """With no batch in flight, one queued request is enough, because waiting for more would only delay it.
 
         With one in flight, SECOND_BATCH_COMMANDS must be queued, and some tenant's first request must be for a
         conversation that is not in flight.

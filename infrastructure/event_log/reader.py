@@ -54,12 +54,12 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 
 
 class FoundPrefix(Struct, frozen=True, kw_only=True):
-    """A prefix that was found. Fields that are not below are as in `domain.commands.Prefix` and ItemAppended.
+    """A prefix that was found. Fields that are not listed here are as in `domain.commands.Prefix` and ItemAppended.
 
-    number        the index of its hash among those that were looked up
+    number        the index of the hash among the hashes that were looked up
     read_version  the conversation's version at the look-up
     is_private    the conversation is the principal's own, and is shared with nobody
-    version       that of the event that appended the item
+    version       the version of the event that appended the item
     """
 
     number: int
@@ -113,7 +113,7 @@ class PrincipalReader(ConversationReader):
     """Reads the conversations of the principal's tenant.
 
     Only `readable_head`, `readable`, `prefixes_with` and `conversation_named` check the principal's role. A fork may
-    inherit items of others' conversations, which stay readable in the fork.
+    inherit items of a conversation that the principal may not read. These items stay readable in the fork.
     """
 
     tenant: str
@@ -138,8 +138,8 @@ class PrincipalReader(ConversationReader):
         return bool(await self._rows(_IS_LOCKED, (self.tenant, uuid_of(conversation_id))))
 
     async def first_answer(self, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """The answer stored at `since` or later. None if there is none, or if the log has lost its command's last
-        event.
+        """The answer stored at `since` or later. None if no answer is stored, or if the log has lost the command's
+        last event.
 
         Raises KeyReused. Does not check whether the caller may still read the conversation.
         """
@@ -153,8 +153,8 @@ class PrincipalReader(ConversationReader):
         return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def prefixes_with(self, hashes: Sequence[bytes]) -> list[FoundPrefix]:
-        """Prefixes with these hashes, of conversations where the principal may write. Those of one hash are sorted by conversation, newest
-        first.
+        """Prefixes with these hashes, of conversations where the principal may write. Prefixes with the same hash are sorted by conversation,
+        newest first.
 
         Prefixes whose item was ever retracted, or whose conversation is deleted, are left out.
         """
@@ -180,12 +180,12 @@ class PrincipalReader(ConversationReader):
         ]
 
     async def hashes_of(self, prefix: FoundPrefix) -> list[bytes]:
-        """The hashes of all prefixes that end with the same item."""
+        """The hashes of all prefixes that end with the same item as `prefix`."""
         rows = await self._rows(_HASHES, (uuid_of(prefix.conversation_id), prefix.version, self.tenant))
         return [hashed for (hashed,) in rows]
 
     async def conversation_named(self, hashed_name: bytes) -> str | None:
-        """The last conversation that got this name, of those where the principal may write. `hashed_name`: from `name_hash`."""
+        """The conversation that got this name last, among those where the principal may write. `hashed_name`: from `name_hash`."""
         named = await self.prefixes_with([hashed_name])
         return max(named, key=lambda one: uuid_of(one.item_id)).conversation_id if named else None
 
@@ -196,7 +196,7 @@ class PrincipalReader(ConversationReader):
         return [followed for (followed,) in rows]
 
     async def items_of_tenant(self, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
-        """Events with one of these row keys, ascending within a conversation. None if they exceed `max_bytes`."""
+        """Events whose row key is in `item_ids`, ascending within a conversation. None if they exceed `max_bytes`."""
         statement = ITEMS_OF_TENANT.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
         rows = await self._rows(statement, (self.tenant, list(item_ids), max_bytes))
         if rows:

@@ -42,7 +42,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
 
 class UnreadableRecord(Struct, frozen=True, kw_only=True):
-    """Its `event` raises UnreadableEvent."""
+    """`event` raises UnreadableEvent."""
 
     position: int
     conversation_id: str

@@ -1,6 +1,7 @@
 """The SQL of an append: the `eventsourcing` library's Postgres recorder with our columns.
 
-The library repeats an insert whose answer was lost, and reports a conflict if the first one had succeeded. We do not.
+The library repeats an insert whose answer was lost, and reports a conflict if the first insert had succeeded. We do not
+repeat an insert.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def locked_transaction(self) -> Iterator[Cursor[tuple[Any, ...]]]:
         """Holds the append lock. Without a COMMIT of the caller, the transaction is rolled back.
 
-        It is READ COMMITTED, so each SELECT sees all that was committed before the lock was acquired.
+        The transaction is READ COMMITTED, so each SELECT sees all that was committed before the lock was acquired.
         """
         with self.datastore.get_connection() as connection:
             try:
@@ -139,8 +140,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved.
 
-        Call it inside `locked_transaction`, because a commit in progress holds the lock. A late statement
-        inserts nothing once another append to one of its streams was made.
+        Call it inside `locked_transaction`, because a commit in progress holds the lock. A late statement inserts
+        nothing if one of its streams has grown.
         """
         curs.execute(
             "SELECT e.notification_id FROM unnest(%b::text[], %b::uuid[], %b::bigint[], %b::bytea[])"
@@ -164,8 +165,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
     ) -> list[LogRow]:
         """For each stream, the rows from its version on. Ordered as in the mapping, then by version.
 
-        The row at that version has no state: it only shows whether the log still has it. LATERAL with its own ORDER BY
-        makes each stream a look-up by primary key, whatever the planner's statistics say.
+        The row at the given version has no state. This row only shows whether the log still has it. LATERAL with its
+        own ORDER BY makes each stream a look-up by primary key, whatever the planner's statistics say.
         """
         curs.execute(
             "SELECT number, version, topic, state, recorded_at, chain_hash, position FROM ("
@@ -196,7 +197,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_items(
         self, curs: Cursor[Any], items: Sequence[tuple[StreamName, str]]
     ) -> list[tuple[StreamName, str, str, bytes]]:
-        """The first and last 50 rows of each: (stream, item, topic, state)."""
+        """The first and the last 50 rows of each item, as (stream, item, topic, state)."""
         curs.execute(
             _SELECT_ITEMS,
             (*_columns([stream for stream, _ in items]), [item for _, item in items]),
@@ -210,7 +211,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         """(tenant, subject, key, fingerprint, stream, version, position, answer, recorded_at, whether the conversation
         is deleted).
 
-        Only if the log still has the events of the command.
+        Leaves out a key if the log lost the events of its command.
         """
         curs.execute(
             "SELECT k.tenant_id, k.subject, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at, deleted"

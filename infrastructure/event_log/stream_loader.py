@@ -56,7 +56,7 @@ def read_on(
 ) -> StreamsRead:
     """Applies later rows of the log to `streams`. A name that `streams` lacks is read from its first row.
 
-    Removes from `streams` what it could not read.
+    Removes from `streams` the streams that could not be read.
     """
     read = StreamsRead()
     remaining = list(names)

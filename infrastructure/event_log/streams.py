@@ -1,6 +1,6 @@
-"""The current end of each stream: what the next command is decided on, and what its events are chained to.
+"""The known end of each stream. The next command is decided on this end, and its events are chained to the end.
 
-A known end may be out of date: each append checks it.
+The end may be out of date, so each append checks the end.
 """
 
 import threading
@@ -56,7 +56,7 @@ def to_snapshot(stream: Stream) -> bytes:
 
 
 def from_snapshot(state: bytes) -> Stream | None:
-    """None if this code does not know its format."""
+    """None if this code does not know the format."""
     if not state.startswith(SNAPSHOT_FORMAT_BYTE):
         return None
     try:
@@ -98,7 +98,7 @@ class StreamCache:
             return streams[name][0]
 
     def find(self, requests: Iterable[AppendRequest]) -> tuple[dict[StreamName, Stream], list[StreamName]]:
-        """The cached streams, and the names of the others, without those that a request starts."""
+        """The cached streams, and the names of the streams that must be loaded."""
         cached: dict[StreamName, Stream] = {}
         missing: dict[StreamName, None] = {}
         for request in requests:

@@ -1,4 +1,7 @@
-"""Looks up the end of a tenant's part of the log. Reads of a tenant's views start with it, so it has its own `PostgresPipeline`."""
+"""Looks up the end of a tenant's part of the log.
+
+Reads of a tenant's views start with this look-up, so it has its own `PostgresPipeline`.
+"""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Looks up the last version of conversations by primary key. Concurrent look-ups share round trips.
 
-Most reads and replies start with a look-up. With a pooled connection and a cursor, it would take as much event-loop
-time as the rest of a read.
+Most reads and replies start with a look-up. With a pooled connection and a cursor, a look-up would take as much
+event-loop time as the rest of a read.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from infrastructure.stores.postgres import Pool
 LOOKUP_TIMEOUT_SECONDS = 2.0
 MAX_BATCH_LOOKUPS = 256
 
-# The tenant is compared after the look-up. A condition inside would make Postgres read all rows of another tenant's
-# stream.
+# The tenant is compared after the look-up. A condition inside the subquery would make Postgres read all rows of
+# another tenant's stream.
 _TEMPLATE = """
     SELECT json_agg(CASE WHEN version IS NOT NULL THEN
         json_build_array(head.tenant_id, version, position, deleted, chain_hash, {incarnation}, owner, shares, moved) END ORDER BY number)

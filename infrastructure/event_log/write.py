@@ -1,4 +1,4 @@
-"""What one append transaction writes, as parameters of the SQL function `append_at_once` (migrations/0025, which calls the version of 0022)."""
+"""What one append transaction writes, as parameters of the SQL function `append_at_once`."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -34,11 +34,11 @@ class PrefixRow(Struct, frozen=True, gc=False):
 class Write(Struct, frozen=True):
     """The rows of one transaction, and what it changes in other tables. Row numbers count from 1.
 
-    expected_ends     of the streams that the rows were decided on
-    started_replies   (row number, response id) of replies that are started or queued; `ended_replies` likewise
+    expected_ends     by stream, the end that the rows were decided on
+    started_replies   (row number, response id) of replies that are started or queued. `ended_replies` has the same form
     owner             the process that runs the started replies
-    deleted_streams   conversations that these rows delete; their replies end too
-    keys_valid_since  a key stored earlier has expired and is replaced
+    deleted_streams   conversations that these rows delete. Their replies end too
+    keys_valid_since  a key stored before this time has expired and is replaced
     """
 
     rows: Sequence[Row]

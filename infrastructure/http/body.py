@@ -1,6 +1,6 @@
 """Reads and checks request bodies: strict JSON (RFC 8259) of limited size, without NUL.
 
-Content types other than JSON are refused, because with some a web page could send a body without a preflight.
+Content types other than JSON are refused, because a web page could send some of these without a preflight.
 """
 
 import json
@@ -125,7 +125,7 @@ def _too_deep() -> ApiError:
 
 
 def _depth(value: Any) -> int:
-    """At most MAX_DEPTH + 1. Recursion could exhaust the stack."""
+    """At most MAX_DEPTH + 1. Does not recurse, because recursion could exhaust the stack."""
     depth = 0
     level = [value]
     while level and depth <= MAX_DEPTH:

@@ -44,7 +44,7 @@ class CompressionMiddleware:
         async def send_compressed(message: Message) -> None:
             nonlocal head
             if message["type"] == "http.response.start" and _is_worth_compressing(message["headers"]):
-                head = message  # not sent yet: its headers depend on the body
+                head = message  # not sent yet, because its headers depend on the body
                 return
             if head is not None:
                 started, head = head, None

@@ -56,7 +56,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Times in seconds, sizes in bytes."""
 
     idle_seconds: float = 75.0
-    """Longer than the idle time of proxies (nginx: 60 s), so that they use no connection that is being closed."""
+    """Longer than the idle time of proxies (nginx: 60 s), so that proxies use no connection that is being closed."""
 
     head_seconds: float = 15.0
     body_seconds: float = 30.0
@@ -64,10 +64,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     crowded_write_seconds: float = 2.0
     max_unread_bytes: int = 48 * 1024 * 1024
     large_answers: int = 3
-    """At a time."""
+    """How many are made at a time."""
 
     large_answers_of_tenant: int = 2
-    """At a time."""
+    """How many are made at a time for one tenant."""
 
     large_answer_wait_seconds: float = 10.0
     check_seconds: float = 1.0

@@ -235,7 +235,7 @@ def invalid(error: ValidationError, sent: Any, other_names: Mapping[str, str] = 
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])
     path = _path_of(first_error, sent)
-    # A value that fits no type of a union has an error for each type. The deepest one belongs to the type that
+    # A value that fits no type of a union has an error for each type. The deepest error belongs to the type that
     # was meant.
     for other_error in errors:
         if len(other_path := _path_of(other_error, sent)) > len(path) and other_path[: len(path)] == path:

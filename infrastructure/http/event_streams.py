@@ -37,7 +37,7 @@ def on_one_line(json_text: bytes) -> bytes:
 
 
 def error_event(error: Exception) -> bytes:
-    """Says why a stream ends. This event has no id, so a client that reconnects asks for the events after the last one."""
+    """Says why a stream ends. This event has no id, so the client's `Last-Event-ID` does not change."""
     return b"event: error\ndata: " + on_one_line(msgspec.json.encode(as_api_error(error).body())) + END_OF_EVENT
 
 
@@ -49,7 +49,7 @@ def head_of_stream(headers: Mapping[str, str]) -> Response:
 class EventStream(StreamingResponse):
     """An answer with server-sent events. `events` yields encoded events in slices of any length.
 
-    Comments and the last `error` are not sent inside an event.
+    No comment and no `error` event is sent inside another event.
     """
 
     body_iterator: AsyncIterator[bytes]

@@ -34,7 +34,7 @@ def if_match(headers: Headers) -> frozenset[int] | None:
     tags = _entity_tags(headers, "If-Match")
     if tags is None or tags == ["*"]:
         return None
-    # A weak tag never matches, nor one that cannot be a version (RFC 9110, 13.1.1).
+    # A weak tag never matches (RFC 9110, 13.1.1). A tag that cannot be a version does not match either.
     versions = (int(match[1]) for tag in tags if (match := re.fullmatch(r'"([1-9][0-9]{0,18})"', tag)))
     return frozenset(version for version in versions if version <= _MAX_VERSION)
 
@@ -79,7 +79,7 @@ def idempotency_key(connection: HTTPConnection, body: bytes) -> IdempotencyKey |
     key = single_header(connection.headers, "Idempotency-Key")
     if key is None:
         return None
-    sent = key.encode("latin-1")  # Starlette decoded it as Latin-1
+    sent = key.encode("latin-1")  # Starlette decoded the header as Latin-1
     if not 0 < len(sent) <= MAX_KEY_BYTES or any(byte < 0x20 or byte == 0x7F for byte in sent):
         message = f"`Idempotency-Key` must be 1 to {MAX_KEY_BYTES} bytes without control characters."
         raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")

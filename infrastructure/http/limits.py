@@ -54,7 +54,7 @@ def _counting_received(receive: Receive, allowance: Allowance) -> Receive:
 
 
 def body_size(scope: Scope) -> int | None:
-    """From `Content-Length`."""
+    """The value of `Content-Length`, if it is a number."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
@@ -74,7 +74,7 @@ def allowance_of(connection: HTTPConnection) -> Allowance:
 
 
 def limits_check(limiter: Limiter) -> Mapping[str, Check]:
-    """The check whether this process counts together with the others. Empty if nothing is limited."""
+    """The check whether this process counts together with the other processes. Empty if nothing is limited."""
 
     async def limits() -> bool:
         return limiter.is_shared

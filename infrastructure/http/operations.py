@@ -159,7 +159,7 @@ def _header_reference(name: str) -> Schema:
 
 
 def _server_sent_event(data: type) -> Schema:
-    """As OpenAPI 3.2 (4.14.3) describes one."""
+    """A server-sent event, as in OpenAPI 3.2 (4.14.3)."""
     return {
         "type": "object",
         "required": ["data"],
@@ -251,7 +251,7 @@ def _plain(schema: Any) -> Any:
 
 
 def _error(status: int, body: type | None = None) -> Schema:
-    """The description of an error. `body`: the type that it may have instead of ErrorResponse."""
+    """The description of an error. `body`: a type that may replace ErrorResponse."""
     names = ("X-Request-ID", "X-Should-Retry", *LIMIT_HEADERS, *_ERROR_HEADERS.get(status, ()))
     error = reference(ErrorResponse)
     schema = error if body is None else {"anyOf": [reference(body), error]}

@@ -33,7 +33,7 @@ def id_pattern(name: str) -> str | None:
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
-    """The ids in the request's path. A chat completion's id becomes that of the response. Raises ApiError (400).
+    """The ids in the request's path. A chat completion's id becomes the response's id. Raises ApiError (400).
 
     Raises HTTPException (405) if the path is a served path without ids.
     """

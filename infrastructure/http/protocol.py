@@ -1,6 +1,6 @@
 """HTTP/1.1 with limits: uvicorn's protocol, extended.
 
-A request for an upgrade other than WebSocket is served as if it did not ask (RFC 9110, 7.8).
+A request for an upgrade other than WebSocket is served like a request without `Upgrade` (RFC 9110, 7.8).
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """When the client must have sent what the connection waits for, on the event loop's clock."""
 
     _head_bytes = 0
-    """Without the chunk in which the head began."""
+    """The bytes of the head after the chunk in which the head began."""
 
     _head_began_in_chunk = False
     _read_watch: ReadWatch
@@ -122,7 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Called by `_Parser`
 
     def asks_for_websocket(self) -> bool:
-        """Whether the parsed head opens a WebSocket. While an earlier request is being answered, none does."""
+        """Whether the parsed head opens a WebSocket. False while an earlier request is being answered."""
         return (
             self.ws_protocol_class is not None
             and self.parser.get_method() == b"GET"
@@ -148,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._head([header for header in self.headers if header[0] != b"upgrade"])
 
     def note_invalid_method(self, start: bytes) -> None:
-        """The parser refused the method at `start`. If it has the form of a method, the answer is 501."""
+        """The parser refused the method at `start`. The answer is 501 if `start` has the form of a method."""
         if _METHOD.match(start):
             self._refusal(Refused(501, "This server does not know the method.", "method_not_implemented"))
 
@@ -189,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + seconds
 
     def _refusal(self, refused: Refused) -> Refused:
-        """Stores the error, because the parser raises an error of its own in place of a callback's."""
+        """Stores the error, because the parser replaces the error of a callback by its own error."""
         self._refused = refused
         return refused
 

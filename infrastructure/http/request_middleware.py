@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _NOT_LOGGED = "/health"
 _ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
-"""The last one refuses a WebSocket."""
+"""`websocket.http.response.start` refuses a WebSocket."""
 
 
 class RequestMiddleware:

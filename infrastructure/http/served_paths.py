@@ -1,6 +1,6 @@
 """Every path that the two APIs serve, and the message of a 404.
 
-Each app knows the paths of both, because clients reach both at one address.
+Each app knows the paths of both apps, because clients reach both apps at one address.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -42,7 +42,7 @@ class StreamPosition(Struct):
     offset: int = 0
 
     def next_slice(self, page: Page) -> bytes:
-        """May be empty: a page that was read again may be shorter."""
+        """May be empty, because a page that was read again may be shorter."""
         taken = page.body[self.offset : page.slice_end(self.offset)]
         self.offset += len(taken)
         if self.offset >= len(page.body):
@@ -51,7 +51,7 @@ class StreamPosition(Struct):
 
 
 class Kept(Protocol):
-    """A value that StreamPages may keep. `kept_bytes`: the memory that it takes. With 0, it is not kept."""
+    """A value that StreamPages may keep. `kept_bytes`: the memory that the value takes. A value of 0 bytes is not kept."""
 
     @property
     def kept_bytes(self) -> int: ...
@@ -102,6 +102,6 @@ class StreamPages:
 
 
 def _retrieve(reading: "asyncio.Task[Any]") -> None:
-    """Takes the exception. Without this, asyncio would log it if no stream is left to receive it."""
+    """Takes the exception. Without this, asyncio would log the exception if no stream is left to receive it."""
     if not reading.cancelled():
         reading.exception()

@@ -1,14 +1,15 @@
 """What web pages may do with the store: `Host`, `Origin`, CORS, and headers for browsers.
 
-Without a login (AUTH_MODE=none), any web page in a user's browser could use the store. So then
+Without a login (AUTH_MODE=none), any web page in a user's browser could use the store. Then these rules hold:
 
-- the `Host` must be a loopback name or in ALLOWED_HOSTS, except for health checks. This stops DNS rebinding: a page
-  whose name points to the store's address sends its own name as the `Host`
+- the `Host` must be a loopback name or in ALLOWED_HOSTS, except for health checks. This stops DNS rebinding, in
+  which the name of a page points to the store's address
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
 - `Sec-Fetch-Site`, if it is sent, must be `same-origin` or `none`, unless the `Origin` is in CORS_ORIGINS or the user
   follows a link to one of the store's pages
 
-With a login, a page of another site has no credential: the store uses no cookies. Then only WebSockets are checked.
+With a login, a page of another site has no credential, because the store uses no cookies. Then only WebSockets are
+checked.
 """
 
 import re
@@ -29,7 +30,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 _HEALTH: Final = ("/health/live", "/health/ready")
 _DOCS: Final = "/docs"
 _PAGES: Final = (_DOCS, "/console")
-"""A link on another site may open these. No other site can read them or put them in a frame."""
+"""A link on another site may open these pages."""
 
 _OWN_SITES: Final = (b"same-origin", b"none")
 _HEADER_NAMES: Final = re.compile(rb"[\w!#$%&'*+.^`|~-]+(?: *, *[\w!#$%&'*+.^`|~-]+)*")

@@ -1,4 +1,4 @@
-"""WebSockets with limits: uvicorn's protocol, extended. Its errors are JSON. Messages are not compressed.
+"""WebSockets with limits: uvicorn's protocol, extended. Errors are JSON. Messages are not compressed.
 
 A socket is closed when its client
 
@@ -32,7 +32,7 @@ from infrastructure.http.refusals import Refused, refusal_answer, refusal_body, 
 log = structlog.get_logger(__name__)
 
 PING_SECONDS = 20.0
-"""From one ping to the next, and at most from a ping to its pong."""
+"""The time between two pings, and the longest wait for a pong."""
 
 QUIET_SECONDS = 0.5
 """A failed socket is closed when its client has sent nothing for this long."""
@@ -57,7 +57,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.conn: _Frames = _Frames(max_size=config.ws_max_size)
         self._read_watch = ReadWatch(self.loop.time())
         self._received_at = self._part_at = self.loop.time()
-        """When the last bytes came, and the last part of a message."""
+        """When bytes last arrived, and when a part of a message last arrived."""
 
         self._has_failed = False
 
@@ -107,7 +107,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         """Tells the client the reason, and closes the socket.
 
-        Goes on reading: a client whose bytes are not read might not receive the reason.
+        Goes on reading, because a client whose bytes are not read might not receive the reason.
         """
         sent = self.conn.close_sent
         if self.close_sent:
@@ -181,7 +181,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 class _Frames(ServerProtocol):
     """The library's parser, with our JSON error for a refused handshake.
 
-    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: they ended only pings and pongs.
+    `ended_a_frame`: the last bytes ended a frame. `only_control_frames`: the last bytes ended only pings and pongs.
     """
 
     ended_a_frame = True

@@ -1,6 +1,6 @@
 """How much a tenant, a subject and an API key may do.
 
-  limiter     one per process: the counts of each tenant, subject and key
+  limiter     the counts of each tenant, subject and key in one process
   allowance   what one request may use
   bursts      requests in a second, in one process alone
   window      what was used in the last minute, as one process counts it
@@ -8,5 +8,5 @@
   shared_counts   the one task that asks Redis
   month       tokens in a calendar month, in Postgres
 
-Redis has the counts of all processes. While it is unavailable, each process counts by itself.
+Redis has the counts of all processes. While it is unavailable, each process counts alone.
 """

@@ -77,7 +77,7 @@ class Allowance:
             raise
 
     def spend(self, tokens: int) -> None:
-        """Counts a reply's tokens, input and output. May be called after the request has ended."""
+        """Counts the input and output tokens of a model call. May be called after the request has ended."""
         now = time.monotonic()
         for _, count in self._account.tokens:
             count.spend(now, tokens)
@@ -85,7 +85,7 @@ class Allowance:
         self._limiter.months.add(self._account.months, tokens)
 
     def end_with(self, task: "asyncio.Task[None]") -> None:
-        """What was taken is given back when the task ends, not when the request ends."""
+        """What the request has taken is given back when the task ends, not when the request ends."""
         taken, self._taken = self._taken, []
         task.add_done_callback(lambda _: self._give_back(taken))
 

@@ -1,4 +1,5 @@
-"""Limits the requests in a second, in this process alone. Otherwise all requests of a minute could come at once.
+"""Limits the requests in a second, in this process alone. Without this limit, all requests of a minute could come at
+once.
 
 A large body or answer counts as several requests.
 """
@@ -28,7 +29,7 @@ class BurstCount:
         self._take(now, size / BYTES_OF_A_REQUEST)
 
     def free_in(self, now: float) -> float:
-        """0 if a request is allowed, otherwise the seconds until a whole one is left. 60 if the limit is 0."""
+        """0 if a request is allowed, otherwise the seconds until a whole request is left. 60 if the limit is 0."""
         left = self._left_at(now)
         return 0.0 if left > 0 else (1 - left) / self.limit if self.limit else 60.0
 

@@ -1,4 +1,4 @@
-"""Limits how many replies, background replies and followers there are at once. Each takes a place.
+"""Limits how many replies, background replies and followers there are at once. Each reply and each follower takes a place.
 
 A process asks Redis for a place only when it needs one. Redis forgets the places of a process that stops reporting
 them, so a dead process's places become free.

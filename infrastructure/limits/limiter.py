@@ -54,7 +54,7 @@ class Account(Struct, frozen=True):
 
 
 class Limiter:
-    """Until it is `opened`, the process counts by itself.
+    """Until the limiter is `opened`, the process counts alone.
 
     `counts_tokens`: whether to count the tokens of a month. Must be set in a process that asks models.
     """

@@ -67,7 +67,7 @@ class MonthlyTokens:
         self._written: dict[MonthKey, int] = {}
         """As last read or written."""
         self._wanted: dict[MonthKey, float] = {}
-        """When a request last asked for it."""
+        """When a request last asked for each count."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False

@@ -1,4 +1,4 @@
-"""Limits the requests in any minute. A process takes a portion of them from Redis before it needs them."""
+"""Limits the requests in any minute. A process takes portions of requests from Redis in advance."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,13 +7,13 @@ from infrastructure.limits.shared_counts import Script
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 PORTIONS: Final = 100
-"""A portion is at most the limit divided by this, but at least one request. For a smaller limit, Redis is asked for each request."""
+"""A portion is at most the limit divided by this, but at least one request. If the limit is smaller than PORTIONS, Redis is asked for each request."""
 
 UNUSED_SECONDS: Final = 5.0
-"""A process that took no portion for this long gives back the rest of its last one."""
+"""A process that took no portion for this long gives back what is left of its portion."""
 
 USED_UP_SECONDS: Final = (1.0, 4.0)
-"""The next portion doubles if one lasts less than the first time, and halves if longer than the second."""
+"""The next portion doubles if a portion lasts less than the first number, and halves if a portion lasts longer than the second."""
 
 ASK_AGAIN_SECONDS: Final = 0.5
 """The pause after Redis had too little left. Meanwhile Redis is not asked, and requests without a portion are refused."""
@@ -92,7 +92,7 @@ class RequestCount:
             self._ask_again_at = now + ASK_AGAIN_SECONDS
 
     def failed(self) -> None:
-        """Requests that the failed question gave back may be lost: then Redis counts them as used for a minute."""
+        """Redis may count requests that the failed question gave back as used for a minute."""
 
     def tick(self, now: float) -> bool:
         return self._uncounted > 0 or self._is_unused(now)

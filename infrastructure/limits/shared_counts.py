@@ -1,7 +1,7 @@
 """Asks Redis for the counts of all processes together, in one task.
 
 No request fails because Redis is slow or down. The first requests wait for WAIT_SECONDS, or twice as long
-if this process is busy. Later ones do not wait, until Redis answers quickly again.
+if this process is busy. Later requests do not wait, until Redis answers quickly again.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ ANSWER_SECONDS: Final = 0.5
 """After this time without an answer, Redis counts as unavailable."""
 
 TICK_SECONDS: Final = 0.5
-"""Between calls of each count's `tick`, and after Redis failed."""
+"""The time between calls of each count's `tick`, and the pause after Redis failed."""
 
 LEASE_SECONDS: Final = 5.0
 """A dead process's places stay taken for this long."""
 
 MAX_QUESTIONS: Final = 3
-"""A request may ask again, because others can take what the first answer allowed."""
+"""A request may ask again, because other requests can take what the first answer allowed."""
 
 MAX_BATCH: Final = 200
 """Counts in one call of a script. Redis serves nobody else meanwhile."""
@@ -102,10 +102,10 @@ class SharedCounts:
         self._task: asyncio.Task[None] | None = None
         self._answers_quickly = False
         self.is_available = False
-        """Redis answered the last time it was asked."""
+        """Whether Redis answered the last question."""
 
     async def open(self, redis: Redis) -> None:
-        """If Redis does not answer, the task asks again until it does."""
+        """If Redis does not answer, the task asks again until Redis answers."""
         self._redis = redis
         await self._ask()
         if self.is_available:
@@ -128,7 +128,7 @@ class SharedCounts:
         self._wake.set()
 
     async def used_up(self, counts: Sequence[C]) -> list[C]:
-        """Those of `counts` of which nothing is left. If there are none, take what you need before you await anything."""
+        """The counts of which nothing is left. If the list is empty, take what you need before you await anything."""
         for _ in range(MAX_QUESTIONS):
             now = time.monotonic()
             unknown = [count for count in counts if count.has(now, is_shared=self.is_available) is None]
@@ -172,7 +172,7 @@ class SharedCounts:
                 await asyncio.sleep(TICK_SECONDS)
 
     async def _ask(self) -> None:
-        """Asks Redis for `_wanted`. Never raises."""
+        """Asks Redis for `_wanted`. Raises no error of Redis."""
         self._wake.clear()
         wanted, self._wanted = list(self._wanted.values()), {}
         waiting, self._next = self._next, None

@@ -6,7 +6,7 @@ WINDOW_SECONDS: Final = 60
 """A use within the limit counts for this long, and at most a second longer."""
 
 MAX_AHEAD_SECONDS: Final = 86_400
-"""The most by which a use may count longer (`Window.add`)."""
+"""The most seconds by which `Window.add` makes a use count longer."""
 
 
 class Window:
@@ -24,7 +24,7 @@ class Window:
         return self._limit - self._used
 
     def add(self, now: float, amount: int) -> None:
-        """A use that exceeds what is left counts `excess / limit` minutes longer: the time in which the limit allows the excess."""
+        """A use that exceeds what is left counts longer, by the time in which the limit allows the excess."""
         second = int(now)
         excess = amount - self.left(now)
         if excess > 0 and self._limit:

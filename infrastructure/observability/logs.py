@@ -4,7 +4,7 @@
     log.info("item_appended", conversation_id=conversation_id, version=version)
 
 `FIELDS` maps our short names to ECS fields. Other names become `labels.<name>`. Each process calls `configure_logging`
-once, and gives uvicorn `log_config=None`. Content and secrets are not logged: see `redaction.py`.
+once, and gives uvicorn `log_config=None`. `redaction.py` keeps content and secrets out of the log.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 
 NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "version"})
-"""A value of another type goes under `labels`, because Elasticsearch would refuse the line."""
+"""A value that is not an integer goes under `labels`, because Elasticsearch would refuse the line."""
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 """These could forge a log line, move the cursor or reverse the direction of text."""
@@ -61,7 +61,7 @@ def configure_logging(
     format: Literal["ecs", "console"],  # noqa: A002 - the setting's name
     secrets: Iterable[str] = (),
 ) -> None:
-    """Call it before anything logs. Libraries' logs below WARNING are not written. `secrets` are masked in every value."""
+    """Call this before anything logs. Libraries' logs below WARNING are not written. `secrets` are masked in every value."""
     lock = threading.RLock()  # reentrant: a signal handler may log while its thread writes a line
     processors: list[Processor] = [structlog.contextvars.merge_contextvars, redact, SecretMask(secrets)]
     if format == "ecs":

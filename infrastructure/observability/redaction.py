@@ -40,12 +40,12 @@ _CONNECTION_ERRORS: Final = frozenset(
 )
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _SHAPES: Final = (r"cs_[0-9a-f]{32}_[0-9a-f]{16,}", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", r"\bsk-[\w-]{16,}")
-"""What this store's API keys, tokens, and providers' keys look like."""
+"""Patterns of this store's API keys, of JWTs, and of providers' keys."""
 
 _MIN_SECRET_LENGTH = 6
 """A shorter secret is not masked, because it may be an ordinary word."""
 
-_MAX_VALUE_LENGTH = 1_024  # characters: with the mappings of ECS, Elasticsearch does not index a longer keyword
+_MAX_VALUE_LENGTH = 1_024  # characters; Elasticsearch does not index a longer keyword
 _MAX_TRACE_LENGTH = 32_768
 _MAX_TRACE_DEPTH = 50  # frames
 
@@ -74,7 +74,7 @@ def redact(_logger: Any, _method: str, event: Event) -> Event:
 
 
 class SecretMask:
-    """A structlog processor for after `redact`: masks secrets, and what looks like a key or a token."""
+    """A structlog processor that runs after `redact`. Masks secrets, and what looks like a key or a token."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         written = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret))}
@@ -96,7 +96,7 @@ def _is_refused(key: str) -> bool:
 
 
 def _value(value: Any) -> Any:
-    """`_DROPPED` if it is neither a scalar nor a list of scalars."""
+    """`_DROPPED` if the value is neither a scalar nor a list of scalars."""
     if type(value) is str:
         return _clean(value)
     if isinstance(value, list | tuple | set | frozenset):
@@ -130,7 +130,7 @@ def _clean(text: str) -> str:
 
 
 def _exception(error: Any) -> BaseException | None:
-    """`exc_info`: the exception, a tuple of three, or True for the one that is being handled."""
+    """`error`: an exception, the tuple of `sys.exc_info()`, or True. True means the exception that is being handled."""
     if isinstance(error, BaseException):
         return error
     exception = error[1] if isinstance(error, tuple) else sys.exc_info()[1]

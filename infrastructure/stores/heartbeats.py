@@ -14,7 +14,7 @@ Key = TypeVar("Key", bound=Hashable)
 class HeartbeatWatch(Generic[Key]):
     """How long each beat has stayed the same.
 
-    After a freeze, the first beats may be old. So each call of `unchanged` adds at most two intervals.
+    After the reader was frozen, the first beats may be old. So each call of `unchanged` adds at most two intervals.
     """
 
     def __init__(
@@ -45,6 +45,6 @@ class HeartbeatWatch(Generic[Key]):
         return {key for key, seconds in unchanged_seconds.items() if seconds >= self._dead_after_seconds}
 
     def start_over(self) -> None:
-        """Call it when the rows could not be read: perhaps the others could not raise their beats either."""
+        """Call it when the rows could not be read, because others may not have raised their beats either."""
         self._looked_at = None
         self._beats, self._unchanged_seconds = {}, {}

@@ -1,7 +1,7 @@
 """MongoDB transactions whose commands are sent together, and then the commit.
 
-pymongo waits for each command's answer, so four commands take twice the time and CPU. It has no public call that sends
-commands together. So this file uses pymongo's private connections and encoder.
+pymongo waits for each command's answer, so four commands take twice the time and CPU. pymongo has no public call
+that sends commands together. So this file uses pymongo's private connections and encoder.
 `tests/projections/test_pipelined_transactions.py` fails when pymongo changes these.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Struct, frozen=True):
-    """If a command fails, all later ones of the transaction fail too. To get the first error, read the answers in order."""
+    """If a command fails, all later commands of the transaction fail too. To get the first error, read the answers in order."""
 
     document: Document
     wire_version: int | None = None
@@ -48,7 +48,7 @@ _MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024
 
 
 async def exchange(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
-    """Sends as many at once as fit into _MAX_BYTES_IN_FLIGHT. Raises DocumentTooLarge and ConnectionFailure."""
+    """Sends as many commands at once as fit into _MAX_BYTES_IN_FLIGHT. Raises DocumentTooLarge and ConnectionFailure."""
     answers: list[Answer] = []
     in_flight: dict[int, bytes] = {}
     largest = 0
@@ -110,7 +110,7 @@ async def pipelined_transaction(
 
 
 def _check_commit(answer: Answer) -> None:
-    """If the outcome is unknown, labels the error as pymongo does, because the server does not."""
+    """If the outcome is unknown, labels the error as pymongo does, because the server sends no label."""
     try:
         answer.read()
     except OperationFailure as error:
@@ -120,7 +120,7 @@ def _check_commit(answer: Answer) -> None:
 
 
 async def _send_and_receive(connection: "AsyncConnection", messages: Mapping[int, bytes], largest: int) -> list[Answer]:
-    """Receives all answers, so that no later command gets one of them. `largest`: bytes of the largest document."""
+    """Receives all answers, so that no later command gets one of these answers. `largest`: bytes of the largest document."""
     await connection.send_message(b"".join(messages.values()), largest)
     received = [await connection.receive_message(request_id) for request_id in messages]
     return [Answer(message.unpack_response()[0], connection.max_wire_version) for message in received]

@@ -13,7 +13,7 @@ Database = AsyncDatabase[Document]
 
 
 def connect(settings: Settings, *, answer_seconds: float = 10.0) -> Client:
-    """Connects at its first use. Without a server, operations fail after 2 s with pymongo.errors.ServerSelectionTimeoutError."""
+    """Connects at the first use. Without a server, operations fail after 2 s with pymongo.errors.ServerSelectionTimeoutError."""
     return AsyncMongoClient(
         settings.mongodb_url,
         appname="conversation-store",

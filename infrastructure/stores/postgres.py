@@ -23,19 +23,22 @@ DEAD_SERVER_DETECTION = {
 RECONNECT_TIMEOUT_SECONDS = 0.0
 """The pool gives up at once, and connects again at the next request for a connection.
 
-With retries after 1, 3 and 7 s, callers would get no connection in between, even if Postgres is back.
+With retries after 1, 3 and 7 s, callers would get no connection between two retries, even if
+Postgres is back.
 """
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
-    """Hands out no connection that the server has closed. Loses none if a caller is cancelled while returning one."""
+    """Hands out no connection that the server has closed. Loses no connection if a caller is cancelled while
+    it returns a connection.
+    """
 
     _pipelines: Sequence[PostgresPipeline] = ()
 
     def pipeline(
         self, name: str, types: Sequence[str], statement: str, register_types: RegisterTypes | None = None
     ) -> PostgresPipeline:
-        """It is closed with the pool."""
+        """The pool closes the pipeline."""
         assert isinstance(self.kwargs, dict)
         pipeline = PostgresPipeline(
             {"conninfo": self.conninfo, **self.kwargs},
@@ -49,7 +52,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         return pipeline
 
     async def read(self, pipeline: PostgresPipeline, values: Sequence[Any], timeout_seconds: float) -> Any:
-        """For statements that only read: calls once more if the connection was lost, perhaps while idle."""
+        """Use it only for statements that read. Calls once more if the connection was lost."""
         try:
             return await pipeline.call(values, timeout_seconds)
         except OutcomeUnknown as error:
@@ -63,7 +66,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             pipeline.end()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
-        # A restart of the server closes every idle connection. Each would make one caller fail.
+        # A restart of the server closes every idle connection. Each closed connection would make one caller fail.
         while _has_data(connection := await super().getconn(timeout)):
             await connection.close()
             await self.putconn(connection)  # the pool replaces it
@@ -101,7 +104,7 @@ def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -
 
 
 async def is_writable(write_pool: Pool) -> bool:
-    """Not if Postgres is a replica or read-only. Raises psycopg.Error."""
+    """False if Postgres is a replica or read-only. Raises psycopg.Error."""
     async with write_pool.connection() as connection:
         row = await (await connection.execute("SHOW transaction_read_only")).fetchone()
         return row == ("off",)

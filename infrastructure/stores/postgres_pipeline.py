@@ -27,7 +27,10 @@ _FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
 """Postgres 17."""
 
 _NEEDS_NEW_CONNECTION = (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError)
-"""After these errors the next call connects again: tables, types or functions may have been replaced, or the server became read-only."""
+"""After these errors the next call connects again.
+
+Tables, types or functions may have been replaced, or the server may have become read-only.
+"""
 
 RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
@@ -35,7 +38,7 @@ RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 class PostgresPipeline:
     """Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
 
-    Each call is a transaction. The server commits it only when it has received the call's last message.
+    Each call is a transaction. The server commits only after the call's last message.
     `register_types` is called with each new connection.
     """
 
@@ -63,7 +66,7 @@ class PostgresPipeline:
         self._pending: deque[asyncio.Future[PGresult]] = deque()
         """The calls in flight, oldest first."""
         self._result: PGresult | None = None
-        """Of the oldest call, as far as it was received."""
+        """The result of the oldest call, as far as it was received."""
         self._socket = -1
         self._poll = select.poll()
 
@@ -220,7 +223,7 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _read_results(self, pgconn: "PGconn") -> None:
-        """Call it after each flush too: a flush may also read, and then nothing reports the socket as readable."""
+        """Must also be called after each flush. A flush may read, and then nothing reports the socket as readable."""
         statement_ended = False
         while self._pending and not pgconn.is_busy():
             result = pgconn.get_result()

@@ -13,7 +13,7 @@ CONNECTION_TIMEOUT_SECONDS = 0.5
 
 
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
-    """Connects at its first use. Without a server, commands fail within about 2 s with ConnectionError or TimeoutError.
+    """Connects at the first use. Without a server, commands fail within about 2 s with ConnectionError or TimeoutError.
 
     A command without an answer is sent once more, so every command must be idempotent. `answer_seconds` None: no limit.
     """

@@ -68,7 +68,7 @@ class PageSizes(Struct, frozen=True):
 class BackfillTask(Struct, frozen=True, kw_only=True):
     """The input of a backfill process.
 
-    `parked` conversations are left out. `incarnation`: of the log that the task reads.
+    `parked` conversations are left out. `incarnation`: the incarnation of the log that the task reads.
     """
 
     postgres_url: str
@@ -88,7 +88,7 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
 class BackfillProgress(Struct, frozen=True):
     """How far a task is.
 
-    `parked`, `released`: since the last report. A parked conversation is released by its deletion.
+    `parked`, `released`: conversations since the last report. A parked conversation is released by its deletion.
     """
 
     number: int
@@ -98,7 +98,7 @@ class BackfillProgress(Struct, frozen=True):
 
 
 def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
-    """Yields after each page. After psycopg.Error and PyMongoError, resume from the last position.
+    """Yields after each page. After psycopg.Error or PyMongoError, resume from the last position.
 
     Raises LogMoved if the log has another incarnation. Then start again.
     """
@@ -217,7 +217,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # A page creates no reference cycles, and tens of thousands of objects that live until it is written.
+    # A page creates no reference cycles. Its tens of thousands of objects live until the page is written.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     main()

@@ -24,9 +24,9 @@ _encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB's own t
 class Comparison(Struct, kw_only=True):
     """The result of a comparison at `position`, without documents of parked conversations.
 
-    `documents`: how many the build has
-    `different`: how many differ or are in only one of the two
-    `listed`: the `_id`s of the first of these
+    `documents`: how many documents the build has
+    `different`: how many documents differ, or are in only one of the two collections
+    `listed`: the `_id`s of the first different documents
 
     A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. It is empty for `usage`
     while a conversation is parked.

@@ -54,10 +54,10 @@ class AnotherRebuild(Exception):
 
 
 class Rebuild:
-    """If no projector advances the builds, this runs one from `make_projector`.
+    """If no projector advances the builds, the rebuild runs one from `make_projector`.
 
     Raises AnotherRebuild, and DataIsNewer if newer code built a view. After PyMongoError, psycopg.Error, BackfillFailed
-    or BuildGone, run it again.
+    or BuildGone, run the rebuild again.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Rebuild:
         await self._builds.finish_backfill(views)
 
     async def compare(self) -> list[Comparison]:
-        """Waits until each build is at its view's position, then compares them."""
+        """Waits until each build is at its view's position, then compares each build with the live view."""
         running: asyncio.Task[None] | None = None
         stop = asyncio.Event()
         last, moved_at = None, time.monotonic()

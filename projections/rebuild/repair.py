@@ -1,9 +1,8 @@
 """Repairs one conversation in the views: removes its documents, and writes them again from the log.
 
-Meanwhile the conversation is parked, so projectors apply only its deletion. Every step in MongoDB locks the repair's
-claim. A step that writes events records its progress too, so nothing is counted twice. The last step ends the parking.
-An interrupted repair leaves the conversation parked. In `usage` nothing is removed: a repair counts the events since
-the parking.
+Meanwhile the conversation is parked, so projectors apply only its deletion. A step that writes events also records its
+progress, so no event is counted twice. The last step ends the parking. An interrupted repair leaves the conversation
+parked. Nothing is removed from `usage`. A repair only counts the events since the parking.
 """
 
 import time
@@ -58,7 +57,7 @@ class Repaired(Struct, frozen=True, kw_only=True):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the view shows the conversation correctly, or will when it catches up."""
+        """Whether the view shows the conversation correctly, or will do so after it catches up."""
         return self.outcome not in ("parked", "lost")
 
 
@@ -94,7 +93,7 @@ class Repair:
         self._claims = RepairClaims(database, conversation_id, self._repair_id)
 
     async def run(self) -> list[Repaired]:
-        """Repairs the views in which the conversation is parked; all views if it is parked in none.
+        """Repairs the views in which the conversation is parked, or all views if no view has it parked.
 
         Raises PyMongoError, RedisError and psycopg.Error.
         """
@@ -225,7 +224,7 @@ class Repair:
             await self._claims.finish(CONTEXT, session)
 
     async def _failing_event(self) -> Logged:
-        """The last event that cannot be decoded; if there is none, the conversation's last event."""
+        """The last event that cannot be decoded, or the conversation's last event if all can be decoded."""
         unreadable: Logged | None = None
         page = last = await self._reader.conversation_logged(self._conversation_id, limit=PAGE_EVENTS)
         while page:

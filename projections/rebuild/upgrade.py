@@ -1,4 +1,4 @@
-"""Rebuilds views whose version was raised (`views/catalog.py`), when a projector starts."""
+"""When a projector starts, rebuilds the views whose version in `views/catalog.py` was raised."""
 
 import asyncio
 from collections.abc import Callable

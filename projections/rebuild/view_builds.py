@@ -78,7 +78,8 @@ class ViewBuilds:
     async def _start(self, view: MongoView, end: LogPosition, workers: int) -> ViewBuild | None:
         existing = await self._documents(_build_of(view))
         refuse_newer((view, document["version"]) for document in [*await self._documents(view), *existing])
-        complete = len(existing) == PARTITIONS  # if not, a position was lost, and the build is started again
+        # If only some exist, a position was lost, and the build is started again.
+        complete = len(existing) == PARTITIONS
         if complete and existing[0]["state"] == "filling":
             if (existing[0]["pages"], existing[0].get("incarnation")) == (self._pages, end.incarnation):
                 return _view_build(view, existing)
@@ -112,8 +113,8 @@ class ViewBuilds:
         async with self._mongo_views.transaction((view,), 0) as session:
             unused = await self._delete(view, session)
             await self._positions.insert_many(documents, session=session)
-        # Dropped only after the commit. A read that began before the last swap may still use such a collection. Its
-        # last check finds that no position names the collection.
+        # Dropped only after the commit. A read that began before the last swap may still use such a collection. At
+        # its end, the read finds that no position names the collection.
         for name in unused:
             await self._database.drop_collection(name)
         return _view_build(view, documents)
@@ -132,7 +133,7 @@ class ViewBuilds:
         self, views: Sequence[MongoView], reached: Mapping[int, int], progress: BackfillProgress
     ) -> None:
         where = {"view": {"$in": list(map(_build_of, views))}, "state": "filling"}
-        # In this order: a parked conversation is recorded before the position after it.
+        # A parked conversation must be recorded before the position after it.
         updates = [
             UpdateMany(
                 {**where, "bucket": partition_of(conversation)},
@@ -171,7 +172,7 @@ class ViewBuilds:
     async def differing_positions(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
         """(build's position, live view's position) of each view whose build shows another part of the log.
 
-        If several partitions differ: the pair where the build's position is lowest. Raises BuildGone.
+        If several partitions differ, the pair has the lowest position of the build. Raises BuildGone.
         """
         documents = self._positions.find({})
         positions = {document["_id"]: position_from(document) async for document in documents}

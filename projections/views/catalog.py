@@ -1,4 +1,4 @@
-"""The views: their names, their versions, their indexes.
+"""Names, versions and indexes of the views.
 
 `context` is snapshots in Redis (`context/snapshots.py`). The others are MongoDB collections.
 """

@@ -4,9 +4,9 @@
 `activity`: the order of lists by activity
 `title_by`: `person` or `model`; null without a title
 `title_words`: the terms of the title (`search_text.py`)
-`first`: the first item on branch 0; null if there is none, and in a fork that inherits items
+`first`: the first item on branch 0, or null if there is no item, or if the fork inherits items
 `running`: the position of the ReplyRequested of each reply in progress, by response id
-`path`, `moved_at`: the active path, and the version of the last HeadMoved; absent before the first one
+`path`, `moved_at`: the active path, and the version of the last HeadMoved; absent before the first HeadMoved
 """
 
 from collections.abc import Iterable, Iterator
@@ -122,7 +122,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 
 
 def activity_key(updated_at: int, conversation_id: str = "") -> str:
-    """These texts sort by time, then by id. Without an id: the beginning of that microsecond."""
+    """A text that sorts by time, then by id. Without an id, it sorts before all ids of the same microsecond."""
     return f"{updated_at:016x}{uuid_of(conversation_id).hex if conversation_id else ''}"
 
 

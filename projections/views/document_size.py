@@ -1,4 +1,4 @@
-"""Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
+"""Shortens large JSON objects, so that documents stay below MongoDB's 16 MB. Pure.
 
 `shortened_from` says how many bytes of JSON there were. Contexts and streams are not made from these
 documents.
@@ -16,8 +16,8 @@ MAX_ITEM_BYTES = 15 * _MB
 MAX_PARAMETERS_BYTES = 5 * _MB // 2
 MAX_INPUT_BYTES = 17 * _MB // 2
 MAX_OUTPUT_BYTES = 9 * _MB // 2
-"""Half a megabyte is left for a response's other fields. Events are written without reading the document, so each of
-the three has its own maximum.
+"""Half a megabyte is left for a response's other fields. Events are written without reading the document, so
+parameters, input and output each have a maximum.
 
 A request may have 8 MB of input. A million characters of output have at most 4 MB in UTF-8, but control characters need
 more in JSON.
@@ -57,9 +57,8 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
 
 
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """If together the objects are too large, those above an equal share of `max_bytes` are shortened to this share.
-
-    If they still do not fit, one short object stands for those at the end.
+    """If the objects together are too large, each object above an equal share of `max_bytes` is shortened to this
+    share. If the objects still do not fit, one short object stands for the last objects.
     """
     if _size(texts) <= max_bytes:
         return [*texts]

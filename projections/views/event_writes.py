@@ -15,7 +15,7 @@ from projections.views.writes import Remove, Write
 
 
 def is_deletion(logged: Logged) -> bool:
-    """The topic says so, even when the event's state cannot be decoded."""
+    """Reads only the topic, because the event's state may be unreadable."""
     return logged.topic == ConversationDeleted.topic
 
 

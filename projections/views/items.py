@@ -1,12 +1,12 @@
 """The view `items`: one document per item.
 
-`version`, `retracted_version`: of the conversation when the item was added and retracted
-`restored_version`: when it was last restored. Only the log has the retractions before that
+`version`, `retracted_version`: the conversation's version when the item was added, and when it was retracted
+`restored_version`: the conversation's version when the item was last restored. Only the log has earlier retractions
 `copy_of`: the original of a copy. Readers ask the log whether it is deleted
 `parent`: the item before this one on its path; null for a first item
 `parent_branch`: the branch of `parent`, 0 for a first item. Only items that open a branch have this field
 `author`: who appended the item, or asked for the reply that made it
-`model`: of the completed reply that made the item, as the provider named it
+`model`: the model of the completed reply that made the item, as the provider named it
 `feedback_position`: the log position of the last feedback or withdrawal
 `own_fields`: true if the item itself has a field that lists add (`domain/items.py`)
 """

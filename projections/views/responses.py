@@ -1,10 +1,10 @@
 """The view `responses`: one document for each reply, as soon as it is queued or requested. Large values are shortened.
 
-`chat`: whether it is a chat completion that is not deleted
-`subject`: who requested it
+`chat`: whether the reply is a chat completion that is not deleted
+`subject`: who requested the reply
 `output_ids`: the output items that joined the conversation
 `output`: the output items of a failed or stopped reply that did not join
-`metadata`: [name, value] pairs, as they are now; `parameters` has the requested ones
+`metadata`: the present [name, value] pairs; `parameters` has the requested pairs
 `copies`: [id, id of the original] of each input item that is a copy
 """
 

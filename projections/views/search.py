@@ -1,7 +1,7 @@
 """The view `search`: one document per item, with the text of a message as search sees it.
 
-`owner`: of the conversation. Shares are not in the documents, because a new share would rewrite all documents of its
-  conversation. `model`: of the completed reply that wrote the item. `order`: milliseconds since 1970 (UTC), then the last
+`owner`: the owner of the conversation. Shares are not in the documents, because a new share would rewrite all documents of its
+  conversation. `model`: the model of the completed reply that wrote the item. `order`: milliseconds since 1970 (UTC), then the last
   six digits of the log position, which differ for items of the same millisecond.
 """
 

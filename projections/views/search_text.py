@@ -19,7 +19,7 @@ import regex
 from msgspec import Struct
 
 MAX_CHARACTERS: Final = 10_000
-"""Only the first characters of an item are searched, before and after folding."""
+"""Longer texts are cut, before and after folding."""
 
 MAX_TERMS: Final = 2_000
 """If an item has more different terms, only its beginning is searched."""

@@ -5,8 +5,8 @@
      parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
 
 `bucket` is the partition. The view shows the partition's events up to `position`. `chain_hash` and `incarnation`
-identify their log. `state` is `rebuilding` until `position` reaches `target`, the end of the log when the view was
-started or rebuilt. Then it is `live`. Transactions increment `held` to lock the document.
+identify the log of these events. `state` is `rebuilding` until `position` reaches `target`, the end of the log when the
+view was started or rebuilt. After that, `state` is `live`. Transactions increment `held` to lock the document.
 `projections/view_positions.py` explains `lease` and `epoch`. `projections/rebuild/view_builds.py` explains second
 builds, such as `items+`.
 """
@@ -23,14 +23,14 @@ from infrastructure.event_log.incarnation import LogPosition
 from projections.views.partitions import ALL_PARTITIONS, position_key
 
 BUILD_SUFFIX = "+"
-"""Second builds: `items+`."""
+"""Ends the name of a second build, such as `items+`."""
 
 
 class Parked(Struct, frozen=True, kw_only=True):
     """A parked conversation. The entry never holds what people wrote.
 
     `at`: microseconds since 1970 (UTC). `repair`: the repair that has claimed the conversation. `done`: the version
-      that it has reached.
+      that this repair has reached.
     """
 
     tenant: str
@@ -105,7 +105,7 @@ class ViewPosition(Struct, frozen=True):
 
 
 class ViewStatus(Struct, frozen=True):
-    """A view is as far as its partition that is furthest behind."""
+    """`position`: the lowest position of the view's partitions."""
 
     view: str
     position: int
@@ -116,7 +116,7 @@ class ViewStatus(Struct, frozen=True):
 
 
 def position_from(document: Mapping[str, Any]) -> ViewPosition:
-    """`target`, `epoch` and `lease` may be missing in the document: queries do not read them."""
+    """`target`, `epoch` and `lease` may be missing in the document, because queries do not read these fields."""
     parked = document.get("parked")
     return ViewPosition(
         view=document["view"],

@@ -28,7 +28,7 @@ class Update(Struct, frozen=True):
 
 
 class Add(Struct, frozen=True):
-    """The document starts as `document` if it does not exist. `position`: of the event."""
+    """The document starts as `document` if it does not exist. `position`: the event's position."""
 
     view: MongoView
     key: str

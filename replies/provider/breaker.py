@@ -1,6 +1,6 @@
 """Circuit breakers: while a model is down, requests to it fail at once.
 
-No library is used: here a stream counts as answered at its first event with content, and probes pass one by one.
+No library is used, because here a stream counts as answered at its first event with content, and probes pass one by one.
 """
 
 import time
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class CircuitBreakers:
-    """The breakers of the models that were used last. `on_change` gets the number of open ones."""
+    """The breakers of the models that were used last. `on_change` gets the number of open breakers."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class Attempt:
         self._ended = False
 
     def answered(self) -> None:
-        """A refusal counts as an answer: the provider is up."""
+        """A refusal counts as an answer, because the provider is up."""
         if not self._ended:
             self._ended = True
             self._breaker.record_success()
 
     def failed(self) -> None:
-        """Call it if there is no connection or no answer in time, or if the status is 502, 503 or 504."""
+        """Call this if there is no connection or no answer in time, or if the status is 502, 503 or 504."""
         if not self._ended:
             self._ended = True
             self._breaker.record_failure(self)

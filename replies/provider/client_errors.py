@@ -75,7 +75,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             seconds = float(headers[name]) / unit
         except (KeyError, ValueError):
             continue
-        return seconds if 0 <= seconds < 86_400 else None  # false for NaN too
+        return seconds if 0 <= seconds < 86_400 else None  # NaN gives None too
     try:
         seconds = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
     except (ValueError, OverflowError):

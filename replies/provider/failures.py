@@ -1,4 +1,4 @@
-"""Failures of a provider, in our own words. A provider's message may contain what people wrote, or an API key."""
+"""Failures of a provider, in our own words, because a provider's message may contain content or an API key."""
 
 from typing import Any
 
@@ -42,7 +42,8 @@ def reported_failure(error: Any) -> ModelFailed:
 
 
 def error_object(body: Any) -> dict[str, Any]:
-    """The error in a body, or the body itself if it is an object without `error`. Otherwise empty.
+    """The error in a body, or the body itself if it is an object without `error`. A text becomes `message`. Other
+    values give an empty object.
 
     Gemini puts the object into a list. LM Studio sends `{"error": "…"}`.
     """

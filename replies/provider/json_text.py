@@ -46,7 +46,7 @@ def clean_value(value: Any) -> Any:
 
 
 def split_half(text: str) -> tuple[str, str]:
-    """The text without the first half of a surrogate pair at its end, and that half."""
+    """(text, half): `half` is the first half of a surrogate pair, cut off the end of the text, or empty."""
     if text and "\ud800" <= text[-1] <= "\udbff":
         return text[:-1], text[-1]
     return text, ""

@@ -50,7 +50,8 @@ class ModelList:
             return self._models
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """None if the list does not have the model. A list that is neither new nor empty is first fetched again.
+        """None if the list does not have the model. A list older than REFRESH_SECONDS is first fetched again, unless it
+        is empty.
 
         Raises ModelFailed.
         """

@@ -112,7 +112,7 @@ class OrderedItems:
         return [key for key, open_item in self._items.items() if not open_item.ended]
 
     def start(self, key: Hashable, item: Item | None = None) -> None:
-        """Starts an item. `item` may come with a later call, when its type is known."""
+        """Starts an item. `item` may come with a later call, when the item's type is known."""
         open_item = self._items.setdefault(key, _OpenItem(None))
         open_item.item = open_item.item or item
         self.add_length(len(str(item)))
@@ -128,7 +128,7 @@ class OrderedItems:
             self._make_parts()
 
     def end_part(self, key: Hashable, part: Hashable, kind: str | None = None, text: str = "") -> None:
-        """Ends a part. `text`: its whole text. What was not added before is added now."""
+        """Ends a part. `text`: the part's whole text. Adds what was not added before."""
         open_item = self._items[key]
         open_part = open_item.by_key.get(part)
         if open_part is None and text:
@@ -144,7 +144,7 @@ class OrderedItems:
             raise answer_too_long()
 
     def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
-        """Ends an item. `complete`: (kind, text) of its parts, field after field. What is missing is added now."""
+        """Ends an item. `complete`: (kind, text) of the item's parts, field after field. Adds what was not added before."""
         open_item = self._items[key]
         for field in dict.fromkeys(field_of(kind) for kind, _ in complete):
             in_field = [part for part in complete if field_of(part[0]) == field]

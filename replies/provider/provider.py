@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Answer(Protocol):
-    """A streamed answer. `finish` is called once, after the last event."""
+    """A streamed answer. `finish` is called after the last event."""
 
     def parse(self, data: bytes) -> list[StreamPart]: ...
 

@@ -34,15 +34,15 @@ _LACKS: Final = re.compile(
 _ONE_BAD_PART: Final = re.compile(
     r"format|media type|mime|(?<!\w)urls?(?!\w)|file_(id|url)|download|fetch|decode|corrupt|exceed|too (large|big|many|long)|size|resolution|page"
 )
-"""Words about one bad image or file: the model may still take others."""
+"""Words about one bad image or file. The model may still take others."""
 
 _LEARNABLE: Final = ("image", "file", "audio", "tools", "custom_tools")
 
 
 def refusal(status: int | None, message: str) -> RefusedRequest | None:
-    """None if the failure is not a refusal. `status` None: the error came in the stream.
+    """Returns None if the failure is not a refusal. `status` is None if the error came in the stream.
 
-    Errors in the stream, 404 and 5xx may have other causes. They count only if the message names an ability.
+    Errors in the stream, 404 and 5xx may have other causes. Such errors count only if the message names an ability.
     """
     if status in _NOT_REFUSALS or status in _OUTAGES:
         return None

@@ -185,7 +185,7 @@ class ResponsesAnswer:
             self._items.add_text(key, event.delta, _part_key(kind, event), kind)
 
     def _end_part(self, kind: str, event: _Event) -> None:
-        """An event that fits no part is ignored: the end of the item has all texts."""
+        """An event that fits no part is ignored, because the end of the item has all texts."""
         text = event.refusal if kind == "refusal" else event.text
         if not self._started or not isinstance(text, str):
             return

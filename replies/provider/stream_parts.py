@@ -37,7 +37,7 @@ class ItemDelta(Struct, frozen=True):
 
 
 class ItemDone(Struct, frozen=True):
-    """The last item has these fields too."""
+    """More fields of the last item."""
 
     fields: Item
 

@@ -77,7 +77,7 @@ class Append(Benchmark):
 
 
 def _inserts(postgres_url: str, seconds: float) -> float:
-    """How many rows like those of `events` Postgres inserts per second, each committed alone."""
+    """How many rows Postgres inserts per second into a table like `events`. Each row is committed alone."""
 
     def write(connection: psycopg.Connection) -> int:
         version, fixed = 0, {"stream": uuid4(), "state": APPEND, "hash": b"\0" * 32}

@@ -91,7 +91,7 @@ class Benchmark(ABC):
 
 
 Pairs = defaultdict[tuple[str, str], list[tuple[Measurement, float]]]
-"""(the measurement's name, the other side's name) -> pairs of a measurement and the other side's value."""
+"""By (measurement's name, other side's name): pairs of a measurement and the other side's value."""
 
 
 def compare_with_floors(

@@ -19,7 +19,7 @@ from scripts.http_connection import Connection
 SMALL_ITEMS = 10
 PAGE = 10
 POLICY: Mapping[str, int] = {"budget": 220}
-"""About ten items fit."""
+"""About ten items fit into this budget."""
 
 MODEL = "gpt-4.1"
 _ITEM = {"type": "message", "role": "user", "content": TEXT}
@@ -33,7 +33,9 @@ class _Conversation(Struct):
 
 
 class Branches(Benchmark):
-    """In one conversation, many branches leave a long first branch. In the other, each branch leaves the one before."""
+    """In one conversation, many branches leave a long first branch. In the other conversation, each branch leaves the
+    branch before it.
+    """
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)

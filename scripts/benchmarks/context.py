@@ -12,14 +12,14 @@ from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.requests import import_conversation, timed_floors, timed_gets
 
 MODEL = "gpt-4.1"
-"""Its window is large: only the budgets limit a context."""
+"""Its window is so large that only the budgets limit a context."""
 
 SHORT = 20
 BUDGET = 4_000
 """Tokens. About two hundred items fit."""
 
 MESSAGE_TOKENS = 20
-"""Of a message of `import_conversation`: 16 for its text, and 4 more."""
+"""The tokens of a message of `import_conversation`: 16 for its text, and 4 more."""
 
 FROM_LOG = ", from the log"
 

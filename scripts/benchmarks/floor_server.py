@@ -23,7 +23,7 @@ class FloorServer:
 
 @contextmanager
 def floor_server(name: str, environment: Mapping[str, str]) -> Iterator[FloorServer]:
-    """Starts `scripts.benchmarks.NAME`. Connections wait in the socket until it serves."""
+    """Starts `scripts.benchmarks.NAME`. Connections wait in the socket until the server is ready."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         command = (sys.executable, "-P", "-m", f"scripts.benchmarks.{name}", str(listener.fileno()))
         env = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}

@@ -108,7 +108,7 @@ class Lists(Benchmark):
 
 
 def _pages(collection: Any, each: ConversationsOf, order: str) -> Iterator[tuple[str, str]]:
-    """The paths of the first page, of one in the middle, and of the last full one, by name."""
+    """By name: the paths of the first page, a middle page, and the last full page."""
     query = ConversationsQuery.model_validate({**each.filters, "order_by": order})
     found = collection.find({"tenant": TENANT, **each.where}, {query.field: 1}).sort(query.field, -1)
     keys = [document[query.field] for document in found]

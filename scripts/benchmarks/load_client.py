@@ -54,7 +54,7 @@ async def run(load: Load) -> Score:
     numbers = count()
     milliseconds: list[float] = []
     connections = await asyncio.gather(*(Connection.open(load.base_url) for _ in range(load.connections)))
-    # The clock starts when every connection has been answered once: the server may still be starting.
+    # The clock starts when every connection has been answered once, because the server may still be starting.
     await asyncio.gather(*(request(connection, "POST", load.paths[0], APPEND) for connection in connections))
     started = time.perf_counter()
     counts_from = started + load.warm_seconds

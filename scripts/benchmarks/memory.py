@@ -28,12 +28,12 @@ READS = ("", "/items?limit=100&order=asc", "/items?limit=100&order=desc", "/cont
 
 
 class Memory(Benchmark):
-    """Measured once: a second turn would include the memory of the first."""
+    """Measured once, because a second measurement would include the memory of the first."""
 
     measured_once = True
 
     def prepare(self, store: BenchStore) -> None:
-        """Filling the store is part of what is measured."""
+        """Does nothing, because filling the store is part of the measurement."""
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         uvloop.run(self._use_many(store.base_url))

@@ -22,7 +22,7 @@ from scripts.http_connection import Connection
 
 ALONE = "the same while nobody else uses the store"
 USERS = 6
-"""For each tenant. Each user of the quiet tenant stays below its own limits."""
+"""Each tenant has this many users. A user of the quiet tenant stays below the user's limits."""
 
 
 class Neighbour(Benchmark):
@@ -71,7 +71,7 @@ def _environment() -> dict[str, str]:
 
 
 def _send(quiet: QuietLoad) -> dict[str, float]:
-    """The p99 of each kind, in ms. Raises RequestFailed if a request failed, or a page lacked the append before it."""
+    """The p99 of each kind, in ms. Raises RequestFailed if a request failed, or if a page lacked the newest append."""
     done = subprocess.run(  # noqa: S603 - our own command
         _command("neighbour_client"),
         input=msgspec.json.encode(quiet),

@@ -25,7 +25,7 @@ _LAST = (
 
 
 def create_app(chunks: int) -> ASGIApp:
-    """Answers any POST with a stream of so many chunks, and any GET with the list of models."""
+    """Answers any POST with a stream of `chunks` text chunks, and any GET with the list of models."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -75,7 +75,7 @@ async def _oldest_page(base_url: str, items: str) -> str:
 
 
 def _majority_write(store: BenchStore) -> float:
-    """A median in milliseconds. No append can be visible sooner."""
+    """The median of one write, in milliseconds. No append can be visible sooner."""
     milliseconds = []
     with store.mongodb() as database:
         writes = database.get_collection("bench_writes", write_concern=WriteConcern("majority", j=True))

@@ -55,7 +55,7 @@ async def start_conversations(base_url: str, count: int, body: bytes = b"{}") ->
 async def import_conversation(base_url: str, items: int, policy: Mapping[str, int] | None = None) -> str:
     """Imports a conversation with this many messages. Returns its id when all views show it. Raises RequestFailed.
 
-    All but the newest 20,000 messages are only one word: an imported line has at most 8 MB.
+    All but the newest 20,000 messages are only one word, because an imported line has at most 8 MB.
     """
     connection = await Connection.open(base_url)
     older = [{"role": "user", "content": "Yes."}] * (items - _IMPORTED_TEXTS)

@@ -146,6 +146,6 @@ def _read_milliseconds(store: BenchStore) -> float:
 
 
 def _megabytes(store: BenchStore, view: str) -> float:
-    """On disk."""
+    """Size on disk, indexes included."""
     with store.mongodb() as database:
         return float(database.command("collStats", view)["totalSize"]) / 1e6

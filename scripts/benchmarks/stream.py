@@ -24,16 +24,16 @@ FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
 ADDED_BY_RESPONSE, ADDED_BY_SHORT_CHAT = "added by a Response", "added by a chat completion of 10 messages"
 ADDED_TO_RELAY_BY_SHORT_CHAT = "that of 10 messages"
 SHORT, LONG = 10, 1_000
-"""Messages of a transcript."""
+"""How many messages a transcript has."""
 
 CHAT_SHARE = 5
-"""One chat client for so many streams: its first request stores its whole transcript, which is much work."""
+"""There is one chat client for this many streams, because its first request stores a whole transcript."""
 
 SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
 class Question(Struct, frozen=True):
-    """A request for a reply. `first` comes with the first word of the answer, and `end` comes at its end."""
+    """A request for a reply. `first` comes with the first word of the answer, and `end` comes at the end of the answer."""
 
     url: str
     body: dict[str, Any]
@@ -60,7 +60,7 @@ class Stream(Benchmark):
         ]
         uvloop.run(
             _first_words(self._questions[store], self.sizes.reply_seconds, 0)
-        )  # a warm-up: the first requests are slower
+        )  # a warm-up, because the first requests are slower
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         p50, p99 = uvloop.run(_first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds))
@@ -150,7 +150,7 @@ async def _first_words(
 
 
 async def _first_word(session: aiohttp.ClientSession, question: Question) -> float:
-    """Returns the milliseconds until the first word when the answer is complete. Raises RequestFailed."""
+    """Reads the whole answer. Returns the milliseconds until the first word. Raises RequestFailed."""
     started = time.perf_counter()
     first_word_at: float | None = None
     received = b""

@@ -53,7 +53,7 @@ class VisibilityProbe:
             thread.join()
 
     def lags(self, seconds: float) -> list[float]:
-        """The lag of each event of the last `seconds`, in milliseconds. Raises RequestFailed if one is not known."""
+        """The lag of each event of the last `seconds`, in milliseconds. Raises RequestFailed if a lag is not known."""
         transactions = self._transactions()
         commit_times = self._committed_at[-len(transactions) :]
         positions = [position for position, _ in self._visible_at]

@@ -73,7 +73,7 @@ class Loader:
     async def _check_progress_file(self) -> None:
         """Clears the progress file if it may belong to another store.
 
-        Only the store that has the file's last conversation replays its answer, with the same id.
+        Sends the last conversation of the file again. Only the store that has this conversation replays the same id.
         """
         order = {key: index for index, key in enumerate(self._progress_file.by_key)}
         stored = (entry for entry in self._source if isinstance(entry, Conversation) and entry.key in order)
@@ -160,7 +160,8 @@ class Loader:
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
     """Divides the items of a conversation into requests.
 
-    Each has at most MAX_ITEMS items and MAX_ITEM_BYTES bytes. The first has room for `first_bytes`, and may be empty.
+    A request has at most MAX_ITEMS items, and at most MAX_ITEM_BYTES bytes unless one item alone is larger. The first
+    request has room for `first_bytes`, and may be empty.
     """
     parts: list[list[bytes]] = [[]]
     room = first_bytes

@@ -1,7 +1,7 @@
 """Sources of conversations: the chitchat dataset, and files of JSON lines.
 
-The key of a line is a digest of its text, with a number for equal lines. So if one line is corrected, the others are
-not loaded again.
+The key of a line is a digest of its text, with a number for equal lines. So if you correct one line, the other
+lines are not loaded again.
 """
 
 import hashlib

@@ -32,7 +32,7 @@ class Action(Enum):
 
 
 async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report) -> int:
-    """Empties these views, and waits until they show the log up to its current end. Returns that position.
+    """Empties these views, and waits until they show the log up to its current end. Returns the position of this end.
 
     If the views do not change for STALLED_SECONDS, this process runs a projector.
     """
@@ -88,7 +88,7 @@ async def rebuild_online(
 async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
     """Repairs a conversation in the views where it is parked. If it is parked in none, repairs it in all views.
 
-    Empty if the log does not have the conversation.
+    The result is empty if the log does not have the conversation.
     """
     head = await stores.reader.head(conversation_id)
     if head is None:

@@ -117,6 +117,6 @@ def _without_older_requests(fields: Mapping[str, str], found: Snapshot) -> dict[
 
 
 def _values(fields: Mapping[str, str | int], elements: Sequence[bytes]) -> dict[str, str]:
-    """A restart of Postgres changes the incarnation, so it is left out."""
+    """A restart of Postgres changes the incarnation, so the incarnation is left out."""
     values = {name: str(value) for name, value in fields.items() if name != "incarnation"}
     return {**values, "items": b"\n".join(elements).decode("utf-8", "replace")}

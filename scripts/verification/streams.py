@@ -145,7 +145,8 @@ class Streams:
             if not count:
                 break
             if len(streams) > 1:
-                # The last conversation may continue on the next page. The next call reads it from its start.
+                # The last conversation may continue on the next page. The next call reads this conversation from its
+                # start.
                 last = streams.pop()
                 after = (uuid_of(last.conversation_id), 0)
                 break

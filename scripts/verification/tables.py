@@ -172,7 +172,7 @@ class Tables:
             yield difference
 
     async def _prefixes_not_in_log(self) -> AsyncIterator[Difference]:
-        """A missing prefix is no difference: a transcript then continues after an earlier message, or begins a new
+        """A missing prefix is no difference. A transcript then continues after an earlier message, or begins a new
         conversation.
         """
         after: dict[str, Any] = {"tenant": "", "hash": b"", "conversation": UUID(int=0), "version": 0}
@@ -189,7 +189,7 @@ class Tables:
             after = dict(zip(after, rows[-1], strict=False))
 
     async def _pages(self, statement: sql.SQL, table: str, after: Any = "") -> AsyncIterator[tuple[Any, ...]]:
-        """The first columns are the primary key."""
+        """The first columns of a row are the primary key."""
         tenant = subject = ""
         while True:
             parameters = {
@@ -224,7 +224,7 @@ def _snapshot_differences(stream: Stream, version: int, state: bytes) -> Iterato
         if found.state.version != version:
             fields = {"version": (str(version), str(found.state.version))}
             yield Difference(SNAPSHOTS, "different", stream.conversation_id, version=version, fields=fields)
-        return  # `not_in_log` reports a missing version; or an earlier event cannot be read
+        return  # a version is missing, which `not_in_log` reports, or an earlier event cannot be read
     try:
         folded = fold(recorded.event for recorded in events)
     except ValueError:

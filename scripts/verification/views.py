@@ -23,7 +23,7 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """All reads in the session see the same moment. `view_positions`: by `position_key`."""
+    """All reads in the session see the same moment. `view_positions`: the view positions by `position_key`."""
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
@@ -57,7 +57,7 @@ class Totals:
         self._folded = Fold()
 
     def add(self, stream: Stream) -> None:
-        """Of a parked conversation, only the events before the parked one count."""
+        """Of a parked conversation, only the events before the parked event count."""
         parked = self._at.parked(USAGE, stream.conversation_id)
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
@@ -86,7 +86,7 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """If a view has parked a conversation, its documents of this conversation are not compared."""
+        """If a view has parked a conversation, the view's documents of this conversation are not compared."""
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
         for stream in streams:
             for view in ALL_VIEWS:
