@@ -1,4 +1,4 @@
-"""Checks answers against the OpenAPI document: status, headers, media type and body."""
+"""Checks the status, headers, media type and body of answers against the OpenAPI document."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -23,10 +23,10 @@ _OF_HTTP = {
     "vary",
     "x-accel-buffering",
 }
-"""Headers that the document may leave out: of HTTP, for browsers, and for proxies."""
+"""Headers that the document may leave out."""
 
 _MAX_BYTES = 64 * 1024
-"""Larger bodies are not checked, because this would take longer than the test."""
+"""Larger bodies are not checked, because the check would take too long."""
 
 _NAMED_IN_PART = "ResponseEvent"
 """The schema that names only some fields, because each type of event has fields of its own."""

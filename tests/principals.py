@@ -1,4 +1,4 @@
-"""An authenticator for tests: a header of the request names its principal."""
+"""An authenticator for tests: a header names the principal of a request."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Redis faults: the server answers, but refuses to work.
+"""Faults of a Redis server that answers, but refuses to work.
 
 Each fault changes the whole server. No other test may use this server meanwhile.
 """

@@ -1,4 +1,4 @@
-"""A model provider for tests: a real HTTP server with `/chat/completions` and `/responses`, answered by a script."""
+"""A model provider for tests: a real HTTP server with `/chat/completions` and `/responses`. A script makes the answers."""
 
 import json
 import re
@@ -109,7 +109,7 @@ class Exchange(BaseHTTPRequestHandler):
 class ScriptedProvider:
     """A running provider, which records its requests.
 
-    `requests`: the bodies of the POSTs. `models`: the names in the list of models. `model_facts`: their other fields.
+    `requests`: the bodies of the POSTs. `models`: the names in the list of models. `model_facts`: the models' other fields.
     `disconnected` is set when the store closes a connection early.
     """
 

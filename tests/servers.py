@@ -36,7 +36,7 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0
 FIRST_SYSTEM_REDIS = 32
-"""Valkey has 64 numbered databases: the lower half for `WorkerDatabases`, the upper for `empty_databases`."""
+"""The lower half of Valkey's 64 databases is for `WorkerDatabases`, the upper half for `empty_databases`."""
 
 EMPTY_TABLES = b"""
 DO $$
@@ -63,8 +63,8 @@ END $$
 def port_to_keep() -> int:
     """A free port for a server that is stopped and started again.
 
-    The port is above the kernel's range for outgoing connections, and `free_port` chooses ports below it.
-    Without a free one, the port is from `free_port`. Another server may then take it.
+    The port is above the kernel's range for outgoing connections, and `free_port` chooses lower ports.
+    If no such port is free, the port comes from `free_port`, and another server may take it later.
     """
     above = int(EPHEMERAL_RANGE.read_text().split()[1]) + 1 if EPHEMERAL_RANGE.exists() else 65_536
     reservations = Path(tempfile.gettempdir()) / f"conversation-store-test-ports-{os.getuid()}"
@@ -83,7 +83,7 @@ def port_to_keep() -> int:
 def loopback_listener() -> socket.socket:
     """A listening socket on a free port of 127.0.0.1.
 
-    The protocol is named because asyncio then sets TCP_NODELAY. Without it, each answer takes 40 ms longer.
+    The protocol is named because asyncio then sets TCP_NODELAY. Without TCP_NODELAY, each answer takes 40 ms longer.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))

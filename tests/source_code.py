@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def syntax_trees(*packages: str) -> Iterator[tuple[Path, ast.Module]]:
-    """Paths are from the root."""
+    """Paths are relative to the project's root."""
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             yield path.relative_to(ROOT), ast.parse(path.read_bytes())

@@ -1,6 +1,6 @@
 """docs/architecture.md lists the files whose code an append runs.
 
-A file that every traced append runs must be listed. Each listed file must run in at least one.
+A file that every traced append runs must be listed. Each listed file must run in at least one append.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ TIMERS = {
     "replies/leases.py",
     "replies/orphaned_replies.py",
 }
-"""Files that need not be listed: their code also runs without an append."""
+"""Files that need not be listed, because their code also runs without an append."""
 
 PACKAGES = ("domain", "infrastructure", "context", "replies", "projections", "commands", "queries")
 

@@ -1,4 +1,4 @@
-"""The commands and the code in README and docs run, and the files that they name exist.
+"""The commands and the code in README and docs run. The files that the pages name exist.
 
 ```bash and ```python blocks run against a store with a scripted provider. Ports, paths and some commands are replaced.
 """
@@ -32,7 +32,7 @@ BLOCK_TIMEOUT_SECONDS = 240.0
 
 
 class Block(Struct, frozen=True):
-    """A block of code in a page. `line`: where it begins."""
+    """A block of code in a page. `line`: where the block begins."""
 
     page: str
     line: int
@@ -56,7 +56,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def answer(exchange: Exchange) -> None:
-    """The provider's script. A story takes 20 seconds, for clients that stop it."""
+    """The provider's script. A story takes 20 seconds, so that a client can stop it."""
     if "story" not in exchange.body["messages"][-1]["content"]:
         exchange.stream_text("Hello, ", "Ada!")
         return
@@ -94,7 +94,7 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
     code = block.code.replace("127.0.0.1:8000", running.base_url.removeprefix("http://"))
     code = code.replace("8001", str(free_port()))
     if code.strip() == "scripts/up":
-        return  # the system under test was started with it
+        return  # `running` was started with this command
     code = re.sub(r"^scripts/test$", "scripts/test tests/domain", code, flags=re.MULTILINE)
     code = re.sub(r"^scripts/test\b", "scripts/test --collect-only -q", code, flags=re.MULTILINE)
     code = code.replace("sleep 1; done", "sleep 0.1; done")

@@ -1,6 +1,6 @@
 """One concept has one name. Names that were replaced must not come back.
 
-A table line has a replaced word, and what to write instead. Underscores at the ends of a name are ignored.
+Each line of a table has a replaced word, and what to write instead. Underscores at the ends of a name are ignored.
 
 - EVERYWHERE: no name may be the word. No metric's name or label may contain it.
 - CLASSES: no class may have this name.

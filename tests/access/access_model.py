@@ -8,7 +8,7 @@ from infrastructure.access.principal import Principal
 
 
 class ModelItem(Struct, eq=False):
-    """An item. `word`: its text. `parent`: the item before. `original`: the item that this one is a copy of."""
+    """An item. `word`: its text. `parent`: the item before this one. `original`: the item that this one is a copy of."""
 
     id: str
     word: str
@@ -45,7 +45,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     `head`: the last item of the active path. In a new fork, this is an item of the origin.
 
-    `items`: own items, on all branches. `shares`: the role of each subject; the key None stands for everyone.
+    `items`: the conversation's own items, on all branches. `shares`: the role of each subject; None stands for all.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Both real APIs behind one app, for requests of any principal."""
+"""The command API and the query API behind one app. Each request names its principal."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ class Apis(Struct, frozen=True):
 
 @asynccontextmanager
 async def open_apis(settings: Settings, *, query_settings: Settings | None = None) -> AsyncIterator[Apis]:
-    """Opens both APIs. `query_settings`: if the query API's settings differ."""
+    """Opens both APIs. `query_settings`: settings for the query API. None: `settings`."""
     authenticator = HeaderAuthenticator()
     command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
     query_app = queries.main.create_app(query_settings or settings, Metrics(), Event(), authenticator=authenticator)

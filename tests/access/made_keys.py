@@ -1,4 +1,4 @@
-"""API keys for tests, as the store makes them, stored in one statement."""
+"""API keys for tests. They are made as the store makes keys, and are stored in one statement."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -12,7 +12,7 @@ SENDERS: Final = ("other tenant", "other user", "reader", "writer", "owner", "ad
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A request to a route. `statuses`: of the answers to SENDERS, in that order.
+    """A request to a route. `statuses`: what each of SENDERS gets, in that order.
 
     `body` and `query` may contain ids of the Target, such as `{conversation_id}`.
     """

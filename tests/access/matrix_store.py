@@ -196,7 +196,7 @@ def _repeat_planted_words(exchange: Exchange) -> None:
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
     """Sends a `response.create` over a WebSocket.
 
-    Returns the handshake's status and the answers. After a refusal, the only answer is its body.
+    Returns the handshake's status and the answers. After a refusal, the only answer is the refusal's body.
     """
     sent: list[Message] = []
     ended = asyncio.Event()

@@ -154,7 +154,7 @@ class History:
         await self._note_reply(actor, (await self._ask(actor)).json())
 
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
-        """Any reader may continue. Without the right to write, this creates their own fork."""
+        """Any reader may continue. A reader who may not write gets a new conversation."""
         if (response := self._response(one, other)) is None:
             return
         answer = await self._ask(actor, previous_response_id=response.id)

@@ -31,13 +31,11 @@ def test_a_credential_with_act_as_acts_for_the_user_whom_it_names() -> None:
         (("act_as",), set()),
     ],
 )
-def test_a_user_gets_only_the_credentials_scopes_read_write_and_reply(
-    scopes: tuple[Scope, ...], left: set[Scope]
-) -> None:
+def test_a_named_user_gets_at_most_read_write_and_reply(scopes: tuple[Scope, ...], left: set[Scope]) -> None:
     assert acting_as(principal(*scopes), named(b"ada")).scopes == left
 
 
-def test_without_the_header_nothing_changes() -> None:
+def test_without_the_header_a_credential_acts_for_itself() -> None:
     backend = principal("read", "admin", "act_as")
     assert acting_as(backend, Headers()) is backend
 

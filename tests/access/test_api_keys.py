@@ -37,7 +37,7 @@ async def keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 
 
 async def refusal(keys: ApiKeys, text: str) -> str:
-    """The message of the refusal. It must have no part of the key."""
+    """The message of the refusal. The message must have no part of the key."""
     with pytest.raises(InvalidCredential) as refused:
         await keys.principal_of(text)
     message = str(refused.value)
@@ -96,7 +96,9 @@ async def test_a_wrong_or_malformed_key_is_refused_and_not_shown(settings: Setti
     assert (await keys.principal_of(key.secret)).key_id == key.id
 
 
-async def test_only_the_right_secret_gets_expired_or_revoked_as_the_reason(settings: Settings, keys: ApiKeys) -> None:
+async def test_only_the_right_secret_learns_that_its_key_expired_or_was_revoked(
+    settings: Settings, keys: ApiKeys
+) -> None:
     expired, revoked = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     execute(settings.postgres_url, "UPDATE api_keys SET expires_at = '2020-01-02' WHERE id = %s", uuid_of(expired.id))
     execute(settings.postgres_url, "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(revoked.id))
@@ -155,7 +157,7 @@ async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Setting
     await keys.principal_of(first.secret)
 
 
-async def test_a_used_key_costs_no_statement_and_unknown_keys_cost_few(settings: Settings) -> None:
+async def test_known_keys_cost_no_statement_and_unknown_keys_cost_few(settings: Settings) -> None:
     known_keys = [new_test_key() for _ in range(1_000)]
     store_keys(settings.postgres_url, known_keys)
     count = StatementCount()
@@ -212,7 +214,7 @@ async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres
 
 
 async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
-    """The backup has the first key before its revocation, and has no second key."""
+    """The backup was made before the first key was revoked and before the second key was made."""
     first = store_new_key(settings.postgres_url)
     await keys.principal_of(first.secret)
     dump = "CREATE TABLE backup AS SELECT * FROM api_keys"

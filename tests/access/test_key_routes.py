@@ -1,4 +1,4 @@
-"""`/v1/keys`, and requests with keys: both APIs with AUTH_MODE=keys."""
+"""The routes under `/v1/keys`, and requests with keys, in both APIs with AUTH_MODE=keys."""
 
 import asyncio
 import secrets
@@ -102,7 +102,7 @@ async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, api
 async def test_only_an_admin_manages_keys(settings: Settings, apis: KeyedApis, method: str, path: str) -> None:
     key = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
     assert error_of(await apis.send(key, method, path, json={})) == (403, "missing_scope", None)
-    # An admin's key that acts for a user is no admin.
+    # An admin's key is no admin while the key acts for a user.
     backend = store_new_key(settings.postgres_url, scopes=["admin", "act_as"])
     acting = await apis.send(backend, method, path, json={}, headers={"x-subject": "root"})
     assert error_of(acting) == (403, "missing_scope", None)
@@ -146,7 +146,7 @@ async def test_an_admin_reaches_no_key_of_another_tenant(
         ({"secret": "cs_mine"}, "secret"),
     ],
 )
-async def test_a_wrong_field_of_a_new_key_is_a_400_that_names_it(
+async def test_a_wrong_field_of_a_new_key_is_a_400_that_names_the_field(
     settings: Settings, apis: KeyedApis, admin: CreatedApiKey, body: dict[str, Any], param: str
 ) -> None:
     status, _, wrong = error_of(await create(apis, admin, **body))
@@ -196,7 +196,7 @@ async def test_a_backend_with_act_as_acts_for_its_users(settings: Settings, apis
     assert rows == [("acme", "ada"), ("acme", "Zoë"), ("acme", "backend")]
 
 
-async def test_naming_a_user_needs_the_scope_and_a_valid_name(settings: Settings, apis: KeyedApis) -> None:
+async def test_a_request_that_names_a_user_needs_act_as_and_a_valid_name(settings: Settings, apis: KeyedApis) -> None:
     plain = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "admin"])
     backend = store_new_key(settings.postgres_url, scopes=["read", "write", "act_as"])
     for method, path in (("POST", "/v1/conversations"), ("GET", "/v1/conversations")):

@@ -202,9 +202,7 @@ async def test_a_retracted_item_is_blanked_in_the_rest_of_a_slow_page(settings: 
     assert b"15xxx" not in body
 
 
-async def test_the_rest_of_an_item_that_was_retracted_meanwhile_is_not_sent(
-    settings: Settings, write: Writer, log: Log
-) -> None:
+async def test_the_rest_of_a_retracted_item_is_not_sent(settings: Settings, write: Writer, log: Log) -> None:
     conversation_id = await write.start("x" * 500_000 + "end")
     [item_id] = [event.item_id for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     for is_retracted in (False, True):
@@ -393,7 +391,7 @@ async def test_a_revoked_key_ends_its_streams_with_an_error(settings: Settings, 
             assert error_in(rest)["error"]["code"] == "invalid_api_key"
 
 
-async def test_a_client_that_disconnects_leaves_no_task_that_checks_its_key(settings: Settings, write: Writer) -> None:
+async def test_no_task_checks_the_key_of_a_disconnected_client(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     headers = {**OWNER, "Accept": "text/event-stream"}
     async with served(settings, authenticator=RevocableAuthenticator()) as url:

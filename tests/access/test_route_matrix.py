@@ -1,4 +1,4 @@
-"""Every route that needs a credential, with every kind of sender, with the statuses in `matrix_rows.py`."""
+"""Every route that needs a credential answers every kind of sender with the status in `matrix_rows.py`."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ STRANGERS = ("other tenant", "other user")
 TARGETS_AT_ONCE = 8
 
 MADE_UP = Target(*(f"{kind}{'0' * 32}" for kind in ("conv_", "msg_", "resp_", "chatcmpl-", "key_")))
-"""Whoever may not see a target must get the same answer as for these ids."""
+"""A sender who may not see a target must get the same answer as for these ids."""
 
 VARIANTS: dict[str, list[dict[str, str]]] = {
     "GET": [{"If-None-Match": "*"}, {"Accept": "text/event-stream"}, {"X-Min-Position": "1"}],

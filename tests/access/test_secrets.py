@@ -97,7 +97,7 @@ def lines_with(word: str, text: str) -> list[str]:
 
 
 def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
-    """Sends the word in many kinds of content. The provider's error messages quote the request."""
+    """Sends CONTENT in many fields. The provider's error messages quote the request."""
     headers = {**bearer(key), "idempotency-key": CONTENT}
     item = {"type": "message", "role": "user", "content": CONTENT}
     created = client.post(

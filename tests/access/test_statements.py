@@ -1,4 +1,4 @@
-"""Each SQL statement on a table with tenants' data names the tenant, except those in OF_THE_PROCESS."""
+"""Each SQL statement on a table with tenants' data names the tenant, except the statements in OF_THE_PROCESS."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ OF_THE_PROCESS = (
 
 
 class Statements(StatementCount):
-    """The SQL of simple queries, and of statements when they are prepared."""
+    """The SQL of simple queries and of prepared statements."""
 
     def _take(self, kind: bytes, body: bytes) -> None:
         if kind == b"Q":

@@ -46,9 +46,7 @@ async def reader(settings: Settings) -> AsyncIterator[EventReader]:
     await pool.close()
 
 
-async def test_no_reader_of_another_tenant_finds_anything_by_id(
-    settings: Settings, write: Writer, reader: EventReader
-) -> None:
+async def test_a_reader_of_another_tenant_finds_nothing(settings: Settings, write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start(instructions="Be brief.")
     item_id, retracted_id = await write.append(conversation_id, "secret", "wrong")
     await write.retract(conversation_id, retracted_id)
@@ -180,7 +178,7 @@ async def test_of_two_tenants_in_one_batch_only_the_owner_appends(settings: Sett
     log = Log(settings.postgres_url)
     before = log.count()
     async with open_log(settings.postgres_url) as events:
-        # At first neither tenant has the stream in the cache.
+        # At first the stream is not in the cache.
         for pair in ((OTHER, OWN), (OWN, OTHER)):
             results = await asyncio.gather(
                 *(events.append(request(conversation_id, append_texts("x"), principal=user)) for user in pair),
@@ -224,7 +222,7 @@ NOT_OF_ONE_REQUEST = {
     "infrastructure/event_log/recorder.py date_future_keys": "mends the times of idempotency keys of all tenants",
     "replies/leases.py": "which process runs which reply",
 }
-"""Functions and variables whose statements belong to no single request, with the reason."""
+"""Files, functions and variables whose statements belong to no single request, with the reason."""
 
 
 def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
@@ -249,7 +247,7 @@ def test_statements_are_found() -> None:
 def _statements() -> Iterator[tuple[str, str, str]]:
     """(file, function or variable, SQL) of each Python statement on a table with tenants' data.
 
-    The SQL is all its string literals, joined. Of a `with` or the like, only the head is searched.
+    The SQL is all its string literals, joined. Of a compound statement, such as `with`, only the head is searched.
     """
     for file, tree in syntax_trees(*SERVING):
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -298,6 +296,6 @@ def test_queries_read_views_only_through_code_that_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """The receiver adds the tenant, is the store of API keys, or a text. Compares source text."""
+    """Whether the receiver adds the tenant, is the store of API keys, or is a text. Compares source text."""
     bound = {"context", "self", "self._context", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys", "text", "searched"}

@@ -227,7 +227,7 @@ async def test_without_postgres_only_the_owner_and_an_admin_see_a_shared_convers
         path
         for path in await paths_of(apis, ANN, conversation, response)
         if not path.endswith(("/events", "/context", "?stream=true"))
-    ]  # without those that read the log
+    ]  # without the paths that read the log
     assert len(await apis.listed(BOB)) == 2
     await postgres.cut()
     for path in paths:
@@ -277,7 +277,7 @@ async def test_two_users_may_use_the_same_idempotency_key(apis: Apis, provider: 
     assert len(provider.requests) == 2
 
 
-async def test_an_admin_sees_the_usage_of_the_tenant_and_others_their_own(apis: Apis, log: EventLog) -> None:
+async def test_an_admin_sees_the_tenants_usage_and_a_user_only_their_own(apis: Apis, log: EventLog) -> None:
     conversation = await apis.create(ANN, "secret")
     await share(log, conversation, "bob", "writer")
     await apis.reply(ANN, "one", conversation=conversation)
@@ -308,7 +308,7 @@ async def test_parked_conversations_are_shown_to_those_who_may_see_them(apis: Ap
         assert found == [conversation] * shown, principal
 
 
-async def test_a_users_list_does_not_read_the_conversations_of_others(apis: Apis) -> None:
+async def test_a_list_reads_only_conversations_that_the_user_may_see(apis: Apis) -> None:
     await apis.projector.catch_up()
     views = apis.projector.views
     await views["conversations"].insert_many([_document(number) for number in range(5_000)], ordered=False)

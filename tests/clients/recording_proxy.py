@@ -1,4 +1,4 @@
-"""A proxy between a client and the store. Keeps the requests with a body, and the status of each answer."""
+"""A proxy between a client and the store. Keeps each request that has a body, with the status of its answer."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ class Sent(Struct, frozen=True):
 
 
 class RecordingProxy:
-    """Forwards requests to the store. `sent`: those with a body."""
+    """Forwards requests to the store. `sent`: the requests with a body."""
 
     def __init__(self, store_port: int) -> None:
         self.store_port = store_port

@@ -1,7 +1,7 @@
-"""A provider's script that plays an assistant, for both of the provider's APIs.
+"""A provider's script that plays an assistant, in the Chat Completions API and the Responses API.
 
 The assistant calls a tool for the weather, repeats a tool's output, sees images, and remembers names.
-Other answers give the number of messages shown. A missing or repeated message changes this number.
+Other answers give the number of messages from the user and the assistant.
 """
 
 import json
@@ -24,7 +24,7 @@ RESPONSES_USAGE = {
 
 
 class Shown(Struct, frozen=True):
-    """What the assistant is shown of a message or another item.
+    """A message or another item, as the assistant sees it.
 
     `role`: also `call`, `tool` (a tool's output), or the type of another item.
     """
@@ -53,7 +53,7 @@ def assistant(exchange: Exchange) -> None:
 def answer(messages: list[Shown], tools: list[dict[str, Any]]) -> Answer:
     """Answers the last question.
 
-    An agent of smolagents gets a final answer as a call of `final_answer`, or as Python that calls it.
+    An agent of smolagents gets a final answer as a call of `final_answer`, or as Python code that calls `final_answer`.
     """
     names = [tool.get("function", tool)["name"] for tool in tools]
     if messages[0].role == "system" and "<code>" in messages[0].text:

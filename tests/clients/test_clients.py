@@ -19,9 +19,7 @@ pytestmark = pytest.mark.clients
 
 
 @pytest.mark.parametrize("name", [name for name in names() if not is_chat(name)])
-def test_a_client_continues_after_a_restart_and_each_message_is_stored_once(
-    name: str, store: System, runs: Runs
-) -> None:
+def test_a_client_that_continues_stores_each_message_once(name: str, store: System, runs: Runs) -> None:
     assert (runs.first[:-1], runs.second[:-1]) == (FIRST, SECOND)
     with httpx.Client(base_url=store.base_url, headers={"authorization": f"Bearer {key(name)}"}) as http:
         conversation_id = _conversation_of(http, runs.second[-1])

@@ -73,7 +73,7 @@ def sent_messages(request: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 async def eventually(read: Any, seconds: float = 10) -> Any:
-    """Calls `read` until its value is not None, and returns that. Raises TimeoutError after `seconds`."""
+    """Calls `read` until its value is not None, and returns the value. Raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
             if (value := read()) is not None:

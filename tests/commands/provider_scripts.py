@@ -1,4 +1,4 @@
-"""Scripts for `provider.script`. Most do not answer correctly."""
+"""Scripts for `provider.script`. Most scripts do not answer correctly."""
 
 import threading
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command API of a test on a port, for real connections."""
+"""Serves the command API on a port, for tests with real connections."""
 
 import asyncio
 import json

@@ -31,7 +31,7 @@ MODEL = "scripted"
 
 
 class Store(Struct):
-    """An open API, and requests to it. `context` is for functions without a route."""
+    """The command API, and requests to it. `context` is for functions without a route."""
 
     api: httpx.AsyncClient
     context: CommandContext

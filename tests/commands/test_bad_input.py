@@ -1,4 +1,4 @@
-"""Invalid requests, which get a 4xx and append no event, and unusual ones that are accepted."""
+"""Invalid requests get a 4xx and append no event. Unusual but valid requests are accepted."""
 
 import json
 from typing import Any
@@ -208,7 +208,7 @@ async def test_two_idempotency_keys_are_a_400(api: httpx.AsyncClient, log: Log) 
     assert log.count() == 0
 
 
-async def test_two_if_match_headers_are_one_list(api: httpx.AsyncClient) -> None:
+async def test_two_if_match_headers_are_read_as_one_list(api: httpx.AsyncClient) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}/items"
     for versions, status in ((("1", "9"), 200), (("8", "9"), 412)):
         headers = [("If-Match", f'"{version}"') for version in versions]
@@ -232,7 +232,7 @@ async def test_an_unknown_query_parameter_is_a_400_unless_official_clients_send_
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "PROPFIND"])
-async def test_a_405_names_all_methods_that_the_path_has_in_both_apis(api: httpx.AsyncClient, method: str) -> None:
+async def test_a_405_names_the_methods_of_both_apis(api: httpx.AsyncClient, method: str) -> None:
     answer = await api.request(method, f"/v1/conversations/{UNKNOWN}")
     assert_openai_error(answer, 405)
     assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"

@@ -23,7 +23,7 @@ async def revise(
     return answer.status_code, answer.json()
 
 
-async def test_a_model_is_shown_the_path_to_the_head_wherever_the_head_is(store: Store) -> None:
+async def test_a_model_is_shown_the_path_to_the_head(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     ids = await store.append(conversation_id, *(message(f"m{number}") for number in range(4)))
     status, new = await revise(store, conversation_id, ids[1], "n1")
@@ -97,7 +97,7 @@ async def test_invalid_revisions_and_moves_are_refused(
     assert await texts(store, conversation_id) == ["a"]
 
 
-async def test_a_repeat_gets_the_first_answer_even_after_its_item_was_deleted(store: Store) -> None:
+async def test_a_repeat_gets_the_first_answer_although_the_item_is_deleted(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     [first, second] = await store.append(conversation_id, message("a"), message("b"))
     revise_once, move_once = [{"Idempotency-Key": mint("key")} for _ in range(2)]
@@ -112,7 +112,7 @@ async def test_a_repeat_gets_the_first_answer_even_after_its_item_was_deleted(st
     assert await texts(store, conversation_id) == ["a"]
 
 
-async def test_a_revised_approval_is_linked_to_the_request_on_its_own_path(store: Store) -> None:
+async def test_a_revised_approval_is_linked_to_its_request(store: Store) -> None:
     conversation_id = await create_conversation(store.api)
     call = {"type": "mcp_approval_request", "server_label": "s", "name": "n", "arguments": "{}"}
     [request_id] = await store.append(conversation_id, {**call, "id": "mcpr_a"})

@@ -111,5 +111,5 @@ async def test_appends_revisions_and_moves_through_two_apps_at_once_lose_nothing
     on_path = active_items(log, conversation_id)
     assert [event.depth for event in on_path] == list(range(1, len(on_path) + 1))
     assert [event.parent_id for event in on_path] == [None, *(event.item_id for event in on_path)][: len(on_path)]
-    for first, second in appended:  # one append stays together
+    for first, second in appended:  # the items of one append stay together
         assert by_id[second].parent_id == first

@@ -104,7 +104,7 @@ async def test_continuing_from_a_response_in_a_listed_conversation_stays_in_that
     assert error_of(refused)[:2] == (409, "conversation_ended")
 
 
-async def test_requests_that_continue_from_one_response_at_once_all_get_an_answer(
+async def test_simultaneous_requests_that_continue_from_one_response_all_get_an_answer(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")

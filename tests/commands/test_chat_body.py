@@ -96,7 +96,7 @@ def refusal(*messages: Any, renderer: int = CHAT, **parameters: Any) -> ApiError
         ([{"role": "function", "name": "look", "content": []}], "messages[0].content"),
     ],
 )
-def test_a_wrong_message_is_refused_and_the_refusal_names_the_field(messages: list[Any], param: str) -> None:
+def test_the_refusal_of_a_wrong_message_names_the_field(messages: list[Any], param: str) -> None:
     error = refusal(*messages)
     assert (error.status, error.code, error.param) == (400, "invalid_value", param)
     assert error.message.startswith(f"Invalid `{param}`: ")
@@ -197,7 +197,9 @@ def test_messages_and_parameters_have_limits() -> None:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}]}, "invalid_function_parameters", "tools[0].function.parameters"),
     ],
 )  # fmt: skip
-def test_a_wrong_parameter_is_refused_and_the_error_names_it(parameters: dict[str, Any], code: str, param: str) -> None:
+def test_the_refusal_of_a_wrong_parameter_names_the_parameter(
+    parameters: dict[str, Any], code: str, param: str
+) -> None:
     error = refusal(**parameters)
     assert (error.status, error.code, error.param) == (400, code, param)
 
@@ -298,7 +300,7 @@ def _refused_in_conversation(**parameters: Any) -> ApiError:
     return refused.value
 
 
-def test_a_responses_provider_accepts_all_other_parameters_and_values_without_an_effect() -> None:
+def test_a_responses_provider_accepts_all_other_parameters() -> None:
     nothing = {"n": 1, "stop": [], "logit_bias": {}, "logprobs": False, "top_logprobs": 0, "modalities": ["text"]}
     body_of(renderer=RESPONSES, **ALL)
     body_of(renderer=RESPONSES, **nothing)

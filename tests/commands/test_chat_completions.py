@@ -85,7 +85,7 @@ async def test_a_transcript_of_one_message_begins_a_new_conversation_each_time(a
     assert first != second
 
 
-async def test_a_transcript_whose_front_was_cut_off_continues_at_its_last_answer(
+async def test_a_transcript_without_its_first_messages_continues_its_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     messages: list[Json] = []
@@ -97,9 +97,7 @@ async def test_a_transcript_whose_front_was_cut_off_continues_at_its_last_answer
     assert provider.requests[-1]["messages"] == rest[:-1]
 
 
-async def test_requests_at_the_same_time_with_the_same_prefix_are_all_answered(
-    apis: list[httpx.AsyncClient], log: Log
-) -> None:
+async def test_concurrent_requests_with_one_prefix_are_all_answered(apis: list[httpx.AsyncClient], log: Log) -> None:
     messages, first = await continued(apis[0], [], "one")
     answers = await asyncio.gather(*(continued(apis[n % 2], messages, f"at once {n}") for n in range(4)))
     conversations = {conversation_id for _, conversation_id in answers}
@@ -176,7 +174,7 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
     assert log.rows("SELECT count(*) FROM transcript_prefixes") == [(0,)]
 
 
-async def test_the_next_request_stores_the_rest_of_a_half_stored_history(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_repeated_request_stores_the_rest_of_a_half_stored_history(api: httpx.AsyncClient, log: Log) -> None:
     """A cancelled request leaves the same events as a killed process."""
 
     def stored() -> int:
@@ -196,7 +194,9 @@ async def test_the_next_request_stores_the_rest_of_a_half_stored_history(api: ht
     assert stored() == before + 2_502
 
 
-async def test_equal_requests_with_one_key_keep_one_history(apis: list[httpx.AsyncClient], log: Log) -> None:
+async def test_equal_requests_with_one_idempotency_key_keep_one_history(
+    apis: list[httpx.AsyncClient], log: Log
+) -> None:
     body = {"model": "scripted", "messages": [user(f"question {n}") for n in range(1_001)]}
     answers = await asyncio.gather(
         *(apis[n % 2].post("/v1/chat/completions", json=body, headers={"idempotency-key": "a"}) for n in range(3))

@@ -84,7 +84,7 @@ IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "tools": ("tools", [{"type": "function", **FUNCTION, "strict": False}]),
     "verbosity": ("text.verbosity", "low"),
 }
-"""Other names or shapes in the Responses API -> (name, value) there."""
+"""Parameters with another name or shape in the Responses API, and (name, value) in that API."""
 
 
 def body_with(name: str) -> CreateChatCompletion:

@@ -1,4 +1,4 @@
-"""Stored chat completions: their metadata is changed, and they are deleted."""
+"""Changes the metadata of stored chat completions, and deletes chat completions."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -37,7 +37,7 @@ async def update(api: httpx.AsyncClient, response_id: str, metadata: Any, **head
     return await api.post(path_of(response_id), json={"metadata": metadata}, headers=headers)
 
 
-async def test_the_metadata_is_replaced_and_the_answer_is_the_chat_completion(
+async def test_a_change_of_metadata_answers_with_the_changed_chat_completion(
     api: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     conversation_id = await write.start(listed=False)
@@ -56,7 +56,7 @@ async def test_the_metadata_is_replaced_and_the_answer_is_the_chat_completion(
     assert error_of(await update(api, running, {}))[0] == 404
 
 
-async def test_a_change_of_metadata_obeys_if_match_and_its_idempotency_key(
+async def test_a_change_of_metadata_obeys_if_match_and_the_idempotency_key(
     api: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     conversation_id = await write.start(listed=False)
@@ -73,7 +73,7 @@ async def test_a_change_of_metadata_obeys_if_match_and_its_idempotency_key(
     ]
 
 
-async def test_invalid_metadata_is_a_400_that_names_the_field(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_the_error_for_invalid_metadata_names_the_field(api: httpx.AsyncClient, write: Writer) -> None:
     response_id = await write.complete_chat(await write.start(), "hi", "hello")
     bodies: list[tuple[dict[str, Any], str]] = [
         ({}, "metadata"),
@@ -131,7 +131,7 @@ async def test_a_response_and_a_chat_completion_are_deleted_by_either_id(api: ht
     assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "completion_id")
 
 
-async def test_after_a_change_of_metadata_a_reply_continues_from_the_same_place(
+async def test_a_reply_continues_from_the_same_place_after_a_change_of_metadata(
     api: httpx.AsyncClient, write: Writer, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)

@@ -35,7 +35,7 @@ async def test_compact_undo_and_redo_change_the_context(store: Store, log: Log) 
     assert (await store.post(f"{conversation_id}/compact/redo")).json()["error"]["code"] == "nothing_to_undo"
 
 
-async def test_a_compaction_repeated_with_its_key_does_not_call_the_model_again(
+async def test_a_repeat_with_an_idempotency_key_does_not_call_the_model(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)

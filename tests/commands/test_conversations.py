@@ -43,9 +43,7 @@ async def test_items_are_stored_as_sent_and_get_new_ids(api: httpx.AsyncClient, 
     assert [event.parent_id for event in appended] == [None, data[0]["id"], data[1]["id"]]
 
 
-async def test_fifty_concurrent_appends_are_fifty_items_with_versions_without_gaps(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_fifty_concurrent_appends_get_versions_without_gaps(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     answers = await asyncio.gather(
         *(
@@ -118,7 +116,7 @@ async def test_commands_on_a_deleted_conversation_are_a_404_and_append_nothing(
     assert log.count() == events
 
 
-async def test_of_several_deletions_of_an_item_at_once_only_one_succeeds(api: httpx.AsyncClient, log: Log) -> None:
+async def test_only_one_of_several_concurrent_deletions_of_an_item_succeeds(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     added = await api.post(path, json={"items": [message("a"), message("b")]})

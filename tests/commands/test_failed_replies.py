@@ -67,7 +67,7 @@ async def test_the_error_of_a_failed_reply_names_the_response_on_record(
     assert provider.requests == []
 
 
-async def test_the_error_of_a_provider_that_cannot_be_reached_names_the_response(settings: Settings, log: Log) -> None:
+async def test_the_error_names_the_response_if_the_provider_cannot_be_reached(settings: Settings, log: Log) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
@@ -76,7 +76,7 @@ async def test_the_error_of_a_provider_that_cannot_be_reached_names_the_response
         await fail(api, log, (502, "model_error"))
 
 
-async def test_without_redis_a_reply_fails_in_the_same_way(
+async def test_without_redis_the_error_names_the_response_on_record(
     settings: Settings, log: Log, provider: ScriptedProvider
 ) -> None:
     changed = {"openai_base_url": provider.url, "redis_url": "redis://127.0.0.1:1/0"}
@@ -85,9 +85,7 @@ async def test_without_redis_a_reply_fails_in_the_same_way(
         await fail(api, log, (502, "model_error"))
 
 
-async def test_the_error_of_a_repeat_names_the_same_response(
-    api: httpx.AsyncClient, provider: ScriptedProvider
-) -> None:
+async def test_a_repeated_request_gets_the_same_error(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     provider.script = breaks_off
     answers = [
         await api.post("/v1/responses", json={"input": "hi"}, headers={"Idempotency-Key": "once"}) for _ in range(2)

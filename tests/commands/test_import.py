@@ -148,9 +148,7 @@ async def test_an_import_lets_the_event_loop_run_between_lines(
     assert (await importing)["failed"] == content.count(b"x")
 
 
-async def test_an_import_whose_client_disconnects_ends_and_leaves_no_conversation_half_imported(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_disconnected_import_leaves_no_conversation_half_imported(settings: Settings, log: Log) -> None:
     metrics = Metrics()
     app = create_app(settings, metrics, Event())
     async with app.router.lifespan_context(app):
@@ -185,7 +183,7 @@ async def disconnect_after(app: ASGIApp, content: bytes) -> int:
     return statuses[0]
 
 
-async def test_a_repeated_import_with_its_key_adds_only_what_is_missing(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_repeat_with_the_same_key_imports_only_missing_lines(api: httpx.AsyncClient, log: Log) -> None:
     lines = [line(n * 150) for n in range(4)]
     first = await send(api, *lines[:2], b"{broken", key="import-1")
     events = log.count()

@@ -1,4 +1,4 @@
-"""A fork inherits the pinned items and the summary up to the item after which it begins."""
+"""A fork inherits the pinned items and the summary of the path before the fork."""
 
 from typing import Any
 

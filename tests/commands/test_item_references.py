@@ -195,7 +195,7 @@ async def test_the_error_for_an_unsuitable_referenced_item_names_its_place(api: 
     assert error_of(refused) == (400, "unsupported_parameter", "input[2].type")
 
 
-async def test_the_partial_output_of_a_failed_reply_can_be_named(
+async def test_the_partial_output_of_a_failed_reply_can_be_referenced(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     def breaks_off(exchange: Any) -> None:
@@ -211,7 +211,7 @@ async def test_the_partial_output_of_a_failed_reply_can_be_named(
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
-async def test_the_copy_of_a_deleted_item_is_not_carried_over(
+async def test_the_copy_of_a_deleted_item_is_not_sent_again(
     api: httpx.AsyncClient, provider: ScriptedProvider, deletion: str
 ) -> None:
     original = await create_conversation(api)

@@ -77,7 +77,7 @@ def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
     return True
 
 
-async def test_without_limits_answers_and_readiness_do_not_name_them(
+async def test_answers_and_readiness_name_no_limits_if_none_are_set(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api() as api:
@@ -88,7 +88,7 @@ async def test_without_limits_answers_and_readiness_do_not_name_them(
         assert "limits" not in (await api.get("/health/ready")).json()["checks"]
 
 
-async def test_the_headers_in_every_answer_say_what_is_left(
+async def test_the_headers_of_an_answer_say_how_much_is_left(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(tenant={"requests": 200, "tokens": 5_000}, subject={"requests": 5}) as api:
@@ -124,7 +124,7 @@ async def test_a_request_over_the_limit_is_a_429_and_stores_nothing(open_limited
         assert len(log.events(conversation)) == 3
 
 
-async def test_refused_and_repeated_requests_count_but_health_and_documentation_do_not(
+async def test_refused_and_repeated_requests_count_and_health_requests_do_not(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests": 4}) as api:
@@ -141,14 +141,14 @@ async def test_refused_and_repeated_requests_count_but_health_and_documentation_
         assert is_over(await api.post("/v1/conversations", json={}, headers=key))
 
 
-async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing(open_limited_api: Api) -> None:
+async def test_an_override_replaces_the_limits_of_its_tenant(open_limited_api: Api) -> None:
     async with open_limited_api(tenant={"requests": 100}, overrides={"default": {"requests": 0}}) as api:
         assert is_over(await api.post("/v1/conversations", json={}))
     async with open_limited_api(tenant={"requests": 0}, overrides={"default": {"requests": None}}) as api:
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
-async def test_requests_in_a_second_are_limited_by_number_and_bytes(
+async def test_the_limit_of_a_second_counts_requests_and_bytes(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests_a_second": 2}) as api:
@@ -172,7 +172,7 @@ async def test_requests_in_a_second_are_limited_by_number_and_bytes(
             assert 1 <= int(answers[-1].headers["retry-after"]) <= 7
 
 
-async def test_the_official_sdk_waits_as_the_answer_says_and_tries_again(
+async def test_the_official_sdk_waits_after_a_429_and_tries_again(
     limited_settings: Callable[..., Settings],
 ) -> None:
     settings = limited_settings(tenant={"requests": 2})
@@ -184,8 +184,8 @@ async def test_the_official_sdk_waits_as_the_answer_says_and_tries_again(
             seconds = int((await client.time())[0])
             [key] = [key async for key in client.scan_iter("limits:*")]
             await client.delete(key)
-            await client.hset(key, str(seconds - 58), "2")  # these two stop counting in 2 or 3 s
-        await asyncio.sleep(0.6)  # until the process asks Redis again
+            await client.hset(key, str(seconds - 58), "2")  # these two requests stop counting in 2 or 3 s
+        await asyncio.sleep(0.6)  # the process asks Redis again
         started = time.monotonic()
         assert (await sdk.conversations.create()).id
         assert 1 < time.monotonic() - started < 6
@@ -214,7 +214,7 @@ async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left(
         assert len(provider.requests) == 2
 
 
-async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(
+async def test_a_stopped_reply_counts_the_tokens_that_had_arrived(
     open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     def endless(exchange: Exchange) -> None:
@@ -257,7 +257,7 @@ async def test_the_number_of_replies_that_run_at_once_is_limited(
         assert background["status"] == "queued"
 
 
-async def test_a_request_refused_for_another_reason_does_not_count_as_a_running_reply(
+async def test_a_request_for_an_unknown_model_does_not_count_as_a_running_reply(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(tenant={"replies": 1}) as api:
@@ -297,7 +297,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
     open_limited_api: Api, provider: ScriptedProvider, settings: Settings
 ) -> None:
     provider.script = usage_of(70)
-    async with open_limited_api() as api:  # no quota, but tokens are counted
+    async with open_limited_api() as api:  # tokens are counted without a quota too
         await create_response(api, "one", store=False)
     async with Redis.from_url(settings.redis_url) as client:
         await client.flushall()
@@ -347,7 +347,7 @@ async def test_readiness_says_whether_the_limits_are_shared_and_metrics_count_re
 
     async with open_api(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})) as api:
         statuses = [(await api.post("/v1/conversations", json={})).status_code for _ in range(3)]
-        assert statuses == [200, 429, 429]  # without Redis the process counts by itself
+        assert statuses == [200, 429, 429]  # without Redis, the process counts by itself
         async with asyncio.timeout(10):
             while (ready := await api.get("/health/ready")).status_code != 200:  # noqa: ASYNC110 - it has just started
                 await asyncio.sleep(0.05)

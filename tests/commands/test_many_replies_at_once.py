@@ -1,4 +1,4 @@
-"""More replies at once than an HTTP client has connections by default. None waits for another."""
+"""More replies run at once than an HTTP client has connections by default."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -65,7 +65,7 @@ async def test_a_response_has_every_field(api: httpx.AsyncClient) -> None:
         assert response["output"], name
 
 
-async def test_every_event_of_a_stream_has_its_official_type(
+async def test_every_event_of_a_stream_has_an_official_shape(
     api: httpx.AsyncClient,
 ) -> None:
     for name, body in CREATE.items():
@@ -101,7 +101,9 @@ async def test_the_arguments_of_a_tool_call_are_streamed(
     CompleteResponse.model_validate(answered)
 
 
-async def test_a_failed_reply_has_every_field_as_well(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+async def test_the_response_of_a_failed_reply_has_every_field(
+    api: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
     provider.script = lambda exchange: exchange.json(500, {"error": {"message": "down"}})
     events = events_of(await post_response(api, "hi", stream=True))
     [response] = [event["response"] for event in events if event["type"] == "response.failed"]

@@ -1,4 +1,4 @@
-"""The parameters of the official client are listed in docs/clients.md and treated as that page says."""
+"""docs/clients.md lists the parameters of the official client, and the store treats them as listed."""
 
 import importlib
 import json
@@ -118,7 +118,7 @@ IN_CHAT: dict[str, tuple[str, Any]] = {
         [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}],
     ),
 }
-"""Other names or shapes in the Chat Completions API -> (name, value) there."""
+"""Parameters that differ in the Chat Completions API -> (name, value) in that API."""
 IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "input": ("input", [{"type": "message", "role": "user", "content": "hi"}]),
 }
@@ -242,7 +242,7 @@ async def test_values_that_ask_for_nothing_special_are_accepted(api_of: tuple[st
         assert (await post_response(api, "hi", **body)).status_code == 200, body
 
 
-async def test_allowed_tools_without_a_mode_have_the_mode_auto(
+async def test_allowed_tools_have_the_mode_auto_by_default(
     api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider
 ) -> None:
     provider_api, api = api_of
@@ -288,7 +288,7 @@ async def test_an_error_about_an_unknown_parameter_names_its_replacement(
     assert log.count() == 1
 
 
-async def test_an_invalid_value_of_a_parameter_is_a_400_that_names_it(api_of: tuple[str, httpx.AsyncClient]) -> None:
+async def test_the_error_for_an_invalid_value_names_the_parameter(api_of: tuple[str, httpx.AsyncClient]) -> None:
     _, api = api_of
     for param, body in (
         ("reasoning.effort", {"reasoning": {"effort": 5}}),

@@ -83,7 +83,7 @@ async def test_queued_replies_of_two_apps_run_in_order(
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_without_a_running_reply_on_busy_changes_nothing(
+async def test_on_busy_changes_nothing_without_a_running_reply(
     api: httpx.AsyncClient, log: Log, slow: SlowAnswers
 ) -> None:
     slow.release()
@@ -123,7 +123,7 @@ async def test_a_seventeenth_waiting_reply_is_refused_until_others_are_cancelled
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_an_interrupting_reply_runs_before_the_queued_ones(
+async def test_an_interrupting_reply_runs_before_queued_replies(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -144,7 +144,7 @@ async def test_an_interrupting_reply_runs_before_the_queued_ones(
     assert both.json()["status"] == "completed"
 
 
-async def test_of_many_interrupting_replies_the_last_recorded_one_completes(
+async def test_the_last_recorded_of_many_interrupting_replies_completes(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -161,7 +161,7 @@ async def test_of_many_interrupting_replies_the_last_recorded_one_completes(
     assert log.rows("SELECT FROM responses WHERE running") == []
 
 
-async def test_a_reply_refused_at_its_turn_fails_and_the_next_one_runs(
+async def test_a_reply_that_is_refused_at_its_turn_does_not_stop_the_queue(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -206,7 +206,9 @@ async def test_the_recorded_message_of_a_late_refusal_has_no_client_words(
     assert failed.message == "The response could not be started when its turn came."
 
 
-async def test_a_repeat_gets_the_queued_reply(apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers) -> None:
+async def test_a_repeated_request_gets_the_queued_reply(
+    apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
+) -> None:
     conversation = await create_conversation(apis[0])
     first = await asking(slow, apis[0], "q0", conversation)
     body = {"input": "q1", "conversation": conversation, "on_busy": "queue", "background": True}
@@ -242,7 +244,7 @@ async def test_an_item_deleted_while_a_reply_waits_is_not_shown(
     assert log.topics(conversation)[-1] == "reply.failed"
 
 
-async def test_a_summary_that_a_reply_needs_is_written_when_its_turn_comes(
+async def test_the_summary_for_a_queued_reply_is_written_at_the_replys_turn(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     policy = {"strategy": "rolling_summary", "budget": 1_000}
@@ -281,13 +283,13 @@ async def test_a_reply_fails_if_its_conversation_ends_before_its_turn(
         ({"on_busy": "interrupt", "previous_response_id": "resp_" + "0" * 32}, "on_busy"),
     ],
 )
-async def test_a_wrong_on_busy_is_refused_and_the_error_names_it(
+async def test_the_error_for_a_wrong_on_busy_names_the_parameter(
     api: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
     assert error_of(await post_response(api, "hi", **body)) == (400, "invalid_value", param)
 
 
-async def test_on_busy_is_refused_in_chats_and_interrupt_together_with_if_match(
+async def test_chats_refuse_on_busy_and_if_match_refuses_interrupt(
     api: httpx.AsyncClient,
 ) -> None:
     conversation = await create_conversation(api)

@@ -1,4 +1,4 @@
-"""Requests whose input repeats items of the conversation: only the new items are added."""
+"""If a request's input repeats items of the conversation, only the new items are added."""
 
 import asyncio
 from typing import Any
@@ -49,7 +49,7 @@ def taken(log: Log, conversation_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
-async def test_outputs_of_calls_that_are_already_answered_are_not_added_again(
+async def test_outputs_of_answered_calls_are_not_added_again(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     working = provider.script

@@ -233,7 +233,7 @@ async def test_a_reply_with_invalid_values_is_recorded_as_completed_or_failed(
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
 
 
-async def test_the_size_of_an_input_is_measured_with_its_numbers_as_stored(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_input_is_measured_with_its_numbers_as_stored(api: httpx.AsyncClient, log: Log) -> None:
     item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
     body = '{"input":[' + ",".join([item] * 12) + "]}"
     assert len(body) < 4 * 1024 * 1024

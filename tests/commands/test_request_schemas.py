@@ -1,4 +1,4 @@
-"""The tools and answer formats of a request, and their JSON Schemas. What a schema refers to is not fetched."""
+"""The tools and answer formats of a request, and their JSON Schemas. References in a schema are not fetched."""
 
 import socket
 from typing import Any
@@ -43,7 +43,7 @@ async def test_a_schema_that_is_too_large_is_a_400(api: httpx.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("name", ["$ref", "$schema"])
-async def test_what_a_schema_refers_to_is_never_fetched(api: httpx.AsyncClient, name: str) -> None:
+async def test_references_in_a_schema_are_not_fetched(api: httpx.AsyncClient, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         await post_response(api, "hi", tools=[function(**{name: f"http://127.0.0.1:{listener.getsockname()[1]}/x"})])

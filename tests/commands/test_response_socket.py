@@ -66,7 +66,7 @@ async def served(with_provider: Settings) -> AsyncIterator[ServedApi]:
 
 
 class Paused:
-    """Sends one word, then the rest when `go_on` is set."""
+    """Sends one word. Sends the rest after `go_on` is set."""
 
     def __init__(self) -> None:
         self.has_begun, self.go_on = threading.Event(), threading.Event()
@@ -81,7 +81,7 @@ class Paused:
         exchange.end_stream()
 
 
-async def test_a_request_that_is_too_long_is_repeated_with_less_context(
+async def test_a_refused_long_request_is_repeated_with_less_context(
     served: ServedApi, provider: ScriptedProvider
 ) -> None:
     def refuse_long(exchange: Exchange) -> None:
@@ -105,7 +105,7 @@ async def test_a_request_that_is_too_long_is_repeated_with_less_context(
     assert sizes == [1_500, 150, 150, 150]
 
 
-async def test_the_messages_are_the_data_of_the_events_of_a_post(served: ServedApi, log: Log) -> None:
+async def test_the_messages_have_the_same_data_as_the_events_of_a_post(served: ServedApi, log: Log) -> None:
     posted = (await served.http.post("/v1/responses", json={"input": "hi", "stream": True})).content
     blocks = [block for block in posted.split(b"\n\n") if block.startswith(b"event: ")]
     async with served.socket() as client:
@@ -133,11 +133,11 @@ def topics(log: Log) -> list[str]:
 
 
 def _same_for_all(event: bytes) -> bytes:
-    """The event without ids and times."""
+    """The event without its ids and times."""
     return TIMES.sub(rb"\g<1>0", IDS.sub(rb"\1", event))
 
 
-async def test_a_chain_that_is_not_stored_continues_only_on_its_own_connection(
+async def test_an_unstored_chain_continues_only_on_its_own_connection(
     served: ServedApi, log: Log, provider: ScriptedProvider
 ) -> None:
     async with served.socket() as client, served.socket() as other:
@@ -190,7 +190,7 @@ async def test_a_chain_may_mix_stored_and_unstored_responses(
     assert len(items) == 10
 
 
-async def test_a_socket_continues_its_chain_without_items_deleted_meanwhile(
+async def test_a_chain_continues_without_items_that_were_deleted_meanwhile(
     served: ServedApi, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(served.http)
@@ -213,7 +213,7 @@ async def test_a_socket_continues_its_chain_without_items_deleted_meanwhile(
         assert sent == ["kept", "a", "x", "y"]
 
 
-async def test_tool_outputs_continue_a_chain_that_is_not_stored(served: ServedApi, provider: ScriptedProvider) -> None:
+async def test_tool_outputs_continue_an_unstored_chain(served: ServedApi, provider: ScriptedProvider) -> None:
     def calls(exchange: Exchange) -> None:
         exchange.begin_stream()
         function = {"name": "look", "arguments": "{}"}
@@ -293,7 +293,7 @@ async def test_a_reply_that_cannot_be_recorded_ends_with_an_error(
         await response_to(client, "the socket still works", store=False)
 
 
-async def test_a_refusal_is_part_of_a_chain_that_is_not_stored(served: ServedApi, provider: ScriptedProvider) -> None:
+async def test_a_refusal_is_part_of_an_unstored_chain(served: ServedApi, provider: ScriptedProvider) -> None:
     def refuses(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.delta(refusal="I will not.")
@@ -308,7 +308,7 @@ async def test_a_refusal_is_part_of_a_chain_that_is_not_stored(served: ServedApi
     assert [role for role, _ in sent_messages(provider.requests[-1])] == ["user", "assistant", "user"]
 
 
-async def test_a_reply_stops_when_its_client_disconnects_without_an_idempotency_key(
+async def test_a_disconnect_stops_a_reply_without_an_idempotency_key(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     provider.script = script = Paused()
@@ -334,7 +334,7 @@ async def test_a_reply_stops_when_its_client_disconnects_without_an_idempotency_
     assert len(provider.requests) == 2
 
 
-async def test_breaking_the_protocol_stops_a_reply_like_a_disconnect(
+async def test_a_client_that_breaks_the_protocol_stops_its_reply(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
     provider.script = script = Paused()
@@ -410,7 +410,7 @@ async def test_a_connection_ends_when_it_is_too_old_or_unused(
         assert (await answer_of(busy))[-1]["type"] == "response.completed"
 
 
-async def test_when_the_server_stops_sockets_are_closed_once_their_replies_have_ended(
+async def test_a_stopping_server_closes_each_socket_after_its_reply_has_ended(
     with_provider: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = script = Paused()
@@ -424,7 +424,7 @@ async def test_when_the_server_stops_sockets_are_closed_once_their_replies_have_
         assert (await closed_with(busy))[0] == 1001
 
 
-async def test_the_size_of_what_all_sockets_together_remember_is_limited(with_provider: Settings) -> None:
+async def test_the_total_size_of_remembered_responses_is_limited(with_provider: Settings) -> None:
     limits = SocketLimits(unstored_bytes=10_000)
     async with (
         served_api(with_provider, limits) as api,

@@ -57,7 +57,7 @@ async def test_a_conversation_within_the_budget_is_not_summarized(store: Store, 
     assert (context.shown.summary, context.shown.left_out, provider.requests) == (None, (), [])
 
 
-async def test_the_next_summary_covers_the_previous_one_and_the_items_after_it(
+async def test_a_second_summary_covers_the_first_summary_and_newer_items(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)
@@ -87,7 +87,7 @@ async def test_a_too_long_summary_is_cut_at_a_sentence(store: Store, log: Log, p
 
 
 @pytest.mark.parametrize("answer", ["nothing", "an error"])
-async def test_when_the_summary_fails_then_the_context_is_still_assembled(
+async def test_a_context_is_assembled_although_the_summary_fails(
     answer: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = (
@@ -101,7 +101,7 @@ async def test_when_the_summary_fails_then_the_context_is_still_assembled(
     assert context.shown.tokens <= 1_000
 
 
-async def test_of_two_summaries_made_at_once_one_is_recorded_and_used(
+async def test_one_of_two_simultaneous_summaries_is_recorded_and_used(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)
@@ -188,7 +188,7 @@ async def at_head(store: Store, conversation_id: str) -> tuple[str, StreamVersio
 
 
 @pytest.mark.parametrize("appended", ["items", "compact"])
-async def test_a_request_with_if_match_is_a_412_after_appends_during_its_summary(
+async def test_an_append_during_a_summary_makes_a_request_with_if_match_a_412(
     appended: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)

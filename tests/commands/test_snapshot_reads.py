@@ -54,7 +54,7 @@ async def api(
 
 
 @pytest.mark.parametrize("parameters", [{}, {"truncation": "auto"}, {"truncation": "disabled"}])
-async def test_when_a_reply_is_requested_a_missing_snapshot_is_looked_up_once(
+async def test_requesting_a_reply_looks_up_a_missing_snapshot_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, parameters: dict[str, Any]
 ) -> None:
     conversation = await create_conversation(api)

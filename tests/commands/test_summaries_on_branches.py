@@ -1,4 +1,4 @@
-"""A summary counts only on the paths through its last item."""
+"""A summary is sent only on paths that contain the last item of the summary."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ async def fork(store: Store, conversation_id: str, **body: Any) -> str:
     return str(answer.json()["id"])
 
 
-async def test_an_inherited_summary_is_not_sent_while_the_head_is_before_its_end(
+async def test_an_inherited_summary_is_not_sent_while_the_head_is_a_covered_item(
     store: Store, provider: ScriptedProvider
 ) -> None:
     origin = await create_conversation(store.api)
@@ -49,7 +49,7 @@ async def test_a_summary_is_left_out_when_a_covered_answer_is_regenerated(
     assert ("Of tea." in str(provider.requests[-1]), "zero" in str(provider.requests[-1])) == (False, True)
 
 
-async def test_a_fork_inherits_the_last_summary_that_ends_before_it(store: Store, provider: ScriptedProvider) -> None:
+async def test_a_fork_inherits_the_last_summary_before_the_fork_point(store: Store, provider: ScriptedProvider) -> None:
     origin = await create_conversation(store.api)
     await store.append(origin, *talk(40))
     await compact(store, provider, origin, "Of tea.")

@@ -30,7 +30,7 @@ def settings_with(settings: Settings, provider: ScriptedProvider, defaults: dict
     return Settings.model_validate({**settings.model_dump(), **changed})
 
 
-async def test_policies_are_those_of_the_tenant_except_the_fields_of_the_client(
+async def test_the_tenants_defaults_fill_the_fields_that_the_client_leaves_out(
     settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     defaults = {"default": {"model": "scripted", "context_policy": OF_TENANT}, "other": {"model": "big"}}
@@ -80,12 +80,12 @@ async def test_a_fork_has_the_policy_of_its_origin(settings: Settings, provider:
         assert policy_of(log, fork["conversation"]["id"]) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, origin) == msgspec.structs.replace(DEFAULT, budget=800)
         assert policy_of(log, (await create_response(api, "x"))["conversation"]["id"]) == ContextPolicy()
-        # A new conversation: the earlier one has a smaller budget.
+        # The conversation is new, because the earlier conversation has a smaller budget.
         history_items = [*history, *unlisted["output"], {"role": "user", "content": "and?"}]
         assert (await create_response(api, history_items))["conversation"]["id"] != unlisted["conversation"]["id"]
 
 
-async def test_a_whole_history_continues_despite_another_policy_for_stopped_replies(
+async def test_a_repeated_history_continues_although_the_policy_for_stopped_replies_changed(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     defaults = {"default": {"context_policy": {"stopped": "keep", "on_disconnect": "finish"}}}

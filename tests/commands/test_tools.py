@@ -40,7 +40,7 @@ def output(town: str, weather: str = "rain") -> dict[str, str]:
     return {"type": "function_call_output", "call_id": f"call_{town}", "output": weather}
 
 
-async def test_a_reply_answers_with_calls_whose_outputs_are_then_sent(
+async def test_calls_of_a_reply_are_sent_with_their_outputs(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)

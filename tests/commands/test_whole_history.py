@@ -162,10 +162,12 @@ async def test_a_history_whose_conversation_was_deleted_begins_a_new_conversatio
     assert len(ids(log, repeated)) == 4
 
 
-async def test_an_input_without_the_beginning_of_its_conversation_does_not_continue_it(
+async def test_an_input_that_lacks_the_first_messages_begins_a_new_conversation(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
-    """A chat completion continues the conversation. For a response, the model would be shown the whole path."""
+    """A chat completion continues the conversation. A response does not, because the model would be shown the whole
+    path.
+    """
     chat: list[Any] = []
     for number in range(3):
         chat.append(message(f"question {number}"))
@@ -199,7 +201,7 @@ async def test_the_history_of_an_ended_conversation_continues_in_a_fork(
 
 
 @pytest.mark.parametrize("own", [{"instructions": "Be rude."}, {"context_policy": {"budget": 300}}])
-async def test_a_conversation_that_would_show_the_model_something_else_is_not_continued(
+async def test_a_conversation_with_its_own_instructions_or_policy_is_not_continued(
     api: httpx.AsyncClient, provider: ScriptedProvider, own: dict[str, Any]
 ) -> None:
     history: list[Any] = [message("one")]

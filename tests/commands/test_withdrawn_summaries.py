@@ -1,4 +1,4 @@
-"""A summary that covers a deleted item is withdrawn: not sent to a model, and not restored by redo."""
+"""A summary that covers a deleted item is not sent to a model, and redo does not restore it."""
 
 import asyncio
 import threading
@@ -106,7 +106,7 @@ async def test_a_reply_runs_without_the_summary_of_items_retracted_meanwhile(
 
 
 async def forked(store: Store) -> tuple[str, list[str], str]:
-    """(a listed conversation, its items, a fork of it with a reply)."""
+    """Returns (a listed conversation, its items, a fork of the conversation with a reply)."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
     await create_response(store.api, "one", conversation=origin)

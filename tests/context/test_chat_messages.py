@@ -141,7 +141,7 @@ def test_a_plain_message_becomes_items_and_comes_back_unchanged(
         ),
     ],
 )
-def test_what_items_do_not_keep_of_a_message_is_in_the_changes(sent: dict[str, Any], plain: dict[str, Any]) -> None:
+def test_changes_have_what_the_items_do_not_keep_of_a_message(sent: dict[str, Any], plain: dict[str, Any]) -> None:
     [made_message] = messages_of(items_of(sent))
     assert made_message.message == plain
     changes = changes_between(plain, sent)
@@ -260,7 +260,7 @@ messages = st.dictionaries(
 
 
 @given(messages, messages)
-def test_any_message_can_be_made_from_any_other_one_and_the_changes(
+def test_a_message_can_be_made_from_any_other_message_and_the_changes(
     plain: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     assert repr_sorted(changed(plain, changes_between(plain, sent))) == repr_sorted(sent)

@@ -69,7 +69,7 @@ async def shown(reader: EventReader, conversation_id: str) -> list[str]:
     return backwards
 
 
-async def test_a_retracted_item_is_deleted_in_all_earlier_forks(write: Writer, reader: EventReader) -> None:
+async def test_a_retracted_item_is_deleted_in_existing_forks(write: Writer, reader: EventReader) -> None:
     family = await start_family(write)
     assert await shown(reader, family.fork_of_fork) == family.path
     for conversation_id, item_id in (
@@ -84,7 +84,7 @@ async def test_a_retracted_item_is_deleted_in_all_earlier_forks(write: Writer, r
     assert await shown(reader, family.fork) == [*kept[:3], family.fork_items[2]]
     assert await shown(reader, family.root) == [*kept[:2], family.items[3]]
     assert (await recent(reader, family.fork_of_fork)).lost == ()
-    # With `recorded_at`, deleted items are read, to render a recorded request again.
+    # With `recorded_at`, items that were deleted later are read.
     recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 3), recorded_at=0)]
     assert recorded == [*family.path[:5], *family.last]
 

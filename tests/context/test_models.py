@@ -1,4 +1,4 @@
-"""The facts about a model, from all their sources, and the cost of a reply."""
+"""What the store knows about models, and the cost of a reply."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_a_model_is_found_by_its_name(name: str, window: int, encoding: str, saf
     assert (models.cost(name, Usage(input_tokens=1)) is None) is ("price" in unknown)
 
 
-def test_the_price_of_a_model_depends_on_the_provider_that_is_asked() -> None:
+def test_the_price_of_a_model_depends_on_the_provider() -> None:
     usage = Usage(input_tokens=1_000_000)
     costs = {
         Models(Settings(openai_base_url=url)).cost("openai/gpt-oss-120b", usage)
@@ -73,7 +73,7 @@ def test_the_providers_list_says_how_large_a_window_is(entry: dict[str, Any], wi
     assert models.window("gpt-4o") == (window if is_known else min(128_000, window))
 
 
-def test_what_was_learnt_makes_a_window_smaller_and_never_overrides_a_setting() -> None:
+def test_learnt_facts_only_shrink_a_window_and_override_no_setting() -> None:
     models = Models(Settings(models={"mine": ModelSettings(window=999, accepts=frozenset({"image"}))}))
     models.set_listed([{"id": "listed", "max_model_len": 4_096}])
     learnt = LearntModel(window=3_000, missing=frozenset({"image"}))
@@ -87,7 +87,7 @@ def test_what_was_learnt_makes_a_window_smaller_and_never_overrides_a_setting() 
     assert (models.window("unknown"), models.window("listed")) == (200_000, 4_096)
 
 
-def test_what_a_model_accepts_is_read_from_the_providers_list() -> None:
+def test_the_providers_list_says_what_a_model_accepts() -> None:
     models = Models(Settings())
     models.set_listed(
         [
@@ -156,7 +156,7 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("of-tomorrow", usage) is None
 
 
-def test_the_price_of_the_reported_name_counts_unless_a_setting_has_one() -> None:
+def test_the_price_of_the_reported_model_counts_without_a_price_setting() -> None:
     priced = {"fast": ModelSettings(input_price=1, output_price=1), "free": ModelSettings(window=9)}
     models, usage = Models(Settings(models=priced)), Usage(input_tokens=1_000)
     assert models.cost("fast", usage, reported="gpt-4o") == 1_000 * 1_000
@@ -164,7 +164,7 @@ def test_the_price_of_the_reported_name_counts_unless_a_setting_has_one() -> Non
     assert models.cost("gpt-4o", usage, reported="of-tomorrow") is None
 
 
-def test_a_long_request_and_written_cache_cost_what_the_price_list_says() -> None:
+def test_long_requests_and_cache_writes_have_their_own_prices() -> None:
     models = Models(Settings())
     short, long = (Usage(input_tokens=tokens, output_tokens=10) for tokens in (100_000, 300_000))
     assert models.cost("claude-sonnet-4-5", short) == 100_000 * 3_000 + 10 * 15_000

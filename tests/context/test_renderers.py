@@ -224,7 +224,7 @@ def test_the_output_of_renderers_3_and_5_has_not_changed() -> None:
     assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
 
 
-def test_renderers_4_and_5_send_parameters_in_the_form_of_each_api() -> None:
+def test_renderers_4_and_5_send_parameters_in_the_form_of_their_api() -> None:
     cache_options = {"mode": "explicit", "ttl": "12h"}
     in_both = {
         "frequency_penalty": -0.5,
@@ -297,7 +297,7 @@ def test_a_penalty_of_zero_is_not_sent() -> None:
         assert not parameters.keys() & body.keys()
 
 
-def test_a_renderer_of_the_other_kind_is_an_error() -> None:
+def test_renderers_of_items_and_of_transcripts_are_told_apart() -> None:
     with pytest.raises(ValueError, match="No renderer 6 of items"):
         rendered(6)
     with pytest.raises(ValueError, match="No renderer 6 of items"):
@@ -333,7 +333,7 @@ def test_ids_that_a_client_gave_to_items_are_not_sent() -> None:
 
 
 @pytest.mark.parametrize("renderer", [5, 9])
-def test_only_items_that_need_an_id_are_sent_with_one(renderer: int) -> None:
+def test_ids_are_sent_only_for_items_that_need_an_id(renderer: int) -> None:
     items: list[dict[str, Any]] = [
         {"type": "message", "role": "user", "content": "Q", "id": "client"},
         {"type": "function_call_output", "call_id": "lost", "output": ""},
@@ -405,7 +405,7 @@ def test_without_tools_no_tool_choice_is_sent() -> None:
         assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls", "response_format", "instructions"}
 
 
-def test_neither_ids_of_messages_nor_our_own_parameters_are_sent() -> None:
+def test_ids_of_messages_and_our_own_parameters_are_not_sent() -> None:
     items = [{"id": "msg_1", **ITEMS[3]}]
     for renderer in (CHAT, RESPONSES):
         body = render(renderer, model="m", instructions=[], summary=None, items=items, parameters=PARAMETERS)

@@ -32,7 +32,7 @@ def output(call_id: str, text: str = "rain") -> Item:
 
 
 def taken(path: Sequence[Item], *input_items: Item) -> list[Item]:
-    """The input items that are new. The path is read only as far as needed."""
+    """The input items that are new. Without calls in the input, the path is read only as far as needed."""
     newest_first: list[Item] = []
     older = list(path)
     while needs_older(newest_first, input_items) and older:
@@ -90,7 +90,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [output("a", "old"), output("a", "new")],
             [output("a", "new")],
         ),
-        # A call that was made before is new if its output is.
+        # A repeated call is new if its output is new.
         (
             [user("1"), call("a"), output("a", "old"), answer("A")],
             [user("2"), call("a"), output("a", "new"), user("3")],
@@ -149,7 +149,7 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """Sends the history without some of the model's items, then new items. Only the new ones are taken."""
+    """Sends the history up to its last output, without some of the model's items, then new items. Only these are taken."""
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
@@ -191,7 +191,7 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
 def test_nothing_after_the_last_output_of_an_answered_call_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # A second output for an open call is a repetition.
+    # Inputs with two outputs of one call are not checked: of two new outputs, the first is left out.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)

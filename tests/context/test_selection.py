@@ -1,4 +1,4 @@
-"""Which items a model is shown: the newest whole turns that fit, and pinned items."""
+"""A model is shown the newest complete turns that fit, and pinned items."""
 
 from functools import partial
 
@@ -54,7 +54,7 @@ def test_all_items_of_a_turn_that_does_not_fit_are_left_out() -> None:
     assert selection.left_out == (LeftOut(reason="budget", first="msg_0", last="msg_1", count=2),)
 
 
-def test_the_rest_of_a_turn_whose_start_is_missing_is_not_shown() -> None:
+def test_a_turn_whose_start_is_missing_is_not_shown() -> None:
     path = context_items((ASSISTANT, 1), (USER, 1), (ASSISTANT, 1))
     selection = selected(ContextInput(path=path, input=QUESTION, reaches_start=False, unread=7), 100)
     assert ids(selection.window) == [1, 2]
@@ -123,12 +123,12 @@ def test_a_pinned_call_without_its_output_is_named_in_left_out() -> None:
     )
 
 
-def test_an_output_belongs_to_the_last_call_with_its_id() -> None:
+def test_an_output_belongs_to_the_newest_earlier_call_with_its_id() -> None:
     path = context_items((USER, 1), (call(), 1), (call(), 1), (output(), 1), (output(), 1), (call(), 1), (output(), 1))
     assert ids(selected(ContextInput(path=path, input=QUESTION), 100).sent) == [0, 2, 3, 5, 6, 100]
 
 
-def test_with_unknown_input_even_the_last_turn_may_be_left_out() -> None:
+def test_with_unknown_input_even_the_newest_turn_may_be_left_out() -> None:
     path = context_items((USER, 100))
     assert selected(ContextInput(path=path, input_unknown=True), 50).sent == ()
     with pytest.raises(ContextTooLong):

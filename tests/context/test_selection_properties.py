@@ -110,8 +110,8 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
 def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
     """Where the window must begin.
 
-    Without a stable window: the first start that fits. With one: the earlier start, if the request still fits.
-    Otherwise the first later start that leaves room, or the last.
+    Without a stable window: the first start that fits. With one: where the window began before, if the request still fits.
+    Otherwise the first later start that leaves room, or the last start.
     """
     sizes = {start: tokens_from(context_input, start) for start in starts}
     if stable is None:
@@ -168,7 +168,7 @@ def test_what_is_shown_fits_and_cuts_no_turn(examples: int) -> None:
 
 
 @given(st.lists(items, max_size=30))
-def test_when_the_orphans_are_removed_then_no_other_item_becomes_an_orphan(path: list[Item]) -> None:
+def test_removing_the_orphans_makes_no_other_item_an_orphan(path: list[Item]) -> None:
     assume(any(call_key(item) for item in path))
     orphaned = orphans(path)
     kept = [item for index, item in enumerate(path) if index not in orphaned]

@@ -1,4 +1,4 @@
-"""What is recorded of each request, and what it shares with the last request to the same model."""
+"""What is recorded of each request, and what the request shares with the last request to the same model."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -88,7 +88,7 @@ def tokens_at(context: Context) -> list[int]:
     return [point.tokens for point in context.shown.sequence.points]
 
 
-async def test_a_request_that_begins_with_the_last_one_shares_it(chat: Chat) -> None:
+async def test_a_request_that_continues_the_last_request_shares_all_of_it(chat: Chat) -> None:
     first = await chat.request(user("How are you?"))
     assert first.shown.shared_prefix == SharedPrefix(tokens=0, messages=0, reason="comparison_response_not_found")
     await chat.add(user("How are you?"), assistant("Well."))
@@ -124,7 +124,7 @@ async def test_after_a_changed_setting_nothing_is_shared(
     assert context.shown.shared_prefix == SharedPrefix(tokens=0, messages=0, reason=reason)
 
 
-async def test_what_comes_before_a_change_is_shared(chat: Chat) -> None:
+async def test_the_part_before_a_change_is_shared(chat: Chat) -> None:
     last = await chat.request(user("How are you?"))
     tools, instructions, before_question, _ = tokens_at(last)
     system_messages = int("messages" in last.body)
@@ -171,7 +171,7 @@ async def test_pins_are_shared_when_the_window_moves(chat: Chat) -> None:
     assert moved.shown.shared_prefix == expected
 
 
-async def test_a_request_is_compared_with_the_last_one_to_the_same_model(chat: Chat) -> None:
+async def test_a_request_is_compared_with_the_last_request_to_the_same_model(chat: Chat) -> None:
     first = await chat.request(user("How are you?"))
     other = await chat.request(user("How are you?"), model="gpt-4")
     assert other.shown.shared_prefix == SharedPrefix(tokens=0, messages=0, reason="model_changed")
@@ -203,7 +203,7 @@ async def test_a_restored_item_is_shown_if_the_window_had_the_whole_path(chat: C
         assert (shown.first, shown.last) == ("msg_1", "msg_2")
 
 
-def test_only_requests_that_were_made_since_the_oldest_item_are_compared() -> None:
+def test_only_requests_since_the_oldest_item_are_compared() -> None:
     def at(depth: int) -> SentSequence:
         return SentSequence(depth=depth, first_depth=1, settings=b"", points=())
 

@@ -1,4 +1,7 @@
-"""The stable window begins where it began for the last request, as long as the request fits. Then it moves by many turns."""
+"""The stable window begins where it began for the last request, as long as the new request fits.
+
+Otherwise it moves by many turns.
+"""
 
 from functools import partial
 
@@ -49,7 +52,7 @@ def test_the_window_stays_as_long_as_the_request_fits() -> None:
     assert begins == [*[1] * 10, *[11] * 5, *[21] * 5, *[31] * 5]
 
 
-def test_without_an_earlier_window_the_window_leaves_room_if_necessary() -> None:
+def test_the_first_window_leaves_room_if_not_all_turns_fit() -> None:
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 95)) == 1
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 94)) == 9
     not_all_read = ContextInput(path=turns(4, 9), input=question(19), reaches_start=False, unread=6)
@@ -62,15 +65,15 @@ def test_the_window_never_moves_back_by_itself() -> None:
     # The window's first turn is deleted.
     gap = [item for item in turns(1, 9) if item.depth not in (13, 14)]
     assert first_depth(selected(ContextInput(path=gap, input=question(19)), 1000, stands_at=13)) == 15
-    # The window of the failed request was empty.
+    # The window of the last request was empty.
     assert first_depth(selected(ContextInput(path=turns(1, 9), input=question(19)), 1000, stands_at=19)) is None
 
 
-def test_the_window_moves_if_the_last_one_began_before_the_read_items() -> None:
+def test_the_window_moves_if_it_began_before_the_items_that_were_read() -> None:
     path = turns(4, 9)
     not_all_read = ContextInput(path=path, input=question(19), reaches_start=False)
     assert first_depth(selected(not_all_read, 60, stands_at=5)) == 13
-    # The start was read: the missing items were deleted.
+    # The start was read, so the missing items were deleted.
     assert first_depth(selected(ContextInput(path=path, input=question(19)), 65, stands_at=5)) == 7
 
 

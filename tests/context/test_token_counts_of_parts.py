@@ -14,7 +14,7 @@ from domain.items import Item
 
 LONG = "a word and another " * 200
 TYPE_NAME_TOKENS = 40
-"""At most this much for the names of types and fields, which are not counted."""
+"""The most tokens of the names of types and fields, which are not counted."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 
@@ -74,7 +74,7 @@ def test_every_part_that_is_sent_is_counted(items: list[Item], renderer: int) ->
     assert sum(map(count, _strings(read_by_model))) <= counted + TYPE_NAME_TOKENS
 
 
-def test_tools_are_counted_in_the_longer_of_the_two_api_shapes() -> None:
+def test_tools_are_counted_in_full_for_both_apis() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     tools = [{"type": "function", "name": f"f{n}", "description": "Looks.", "parameters": schema} for n in range(100)]
     parameters = {"tools": tools}

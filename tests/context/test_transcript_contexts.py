@@ -1,4 +1,4 @@
-"""The context of a Chat Completions request: all of its messages, counted but never left out."""
+"""The context of a Chat Completions request has all of its messages, however many tokens they have."""
 
 from typing import Any, cast
 
@@ -60,7 +60,7 @@ async def test_the_sum_is_the_same_if_some_messages_were_counted_before() -> Non
     assert await counts.total(sent_messages([]), encoding) == 0
 
 
-async def test_given_very_long_texts_then_their_estimated_count_is_almost_exact() -> None:
+async def test_the_estimated_count_of_very_long_texts_is_almost_exact() -> None:
     text = "tea and water, " * 200_000
     messages = [{"role": "user", "content": text[:2_000_000]}, {"role": "user", "content": text[2_000_000:]}]
     assert len(text) > 2 * MAX_COUNTED_CHARACTERS

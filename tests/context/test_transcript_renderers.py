@@ -154,12 +154,12 @@ def test_renderer_7_sends_the_messages_as_items() -> None:
 
 
 @pytest.mark.parametrize("renderer", [6, 7])
-def test_renderers_6_and_7_change_nothing_that_they_are_given(renderer: int) -> None:
+def test_renderers_6_and_7_do_not_change_their_arguments(renderer: int) -> None:
     before = request_sha256({"messages": MESSAGES, "parameters": PARAMETERS})
     rendered(renderer)
     assert request_sha256({"messages": MESSAGES, "parameters": PARAMETERS}) == before
 
 
-def test_of_the_first_seven_renderers_6_and_7_render_transcripts() -> None:
+def test_only_renderers_6_and_7_of_the_first_seven_render_transcripts() -> None:
     assert [renderer for renderer in range(1, 8) if renders_transcripts(renderer)] == [6, 7]
     assert [renderer for renderer in range(1, 8) if uses_responses_api(renderer)] == [3, 5, 7]

@@ -107,7 +107,7 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def deleted_completions(store: PlantedStore) -> None:
-    """Deletes chat completions whose client changes the messages that it repeats."""
+    """Deletes the items, the chat completions or the conversation. The client changes the messages that it repeats."""
     plant = store.plant
     for number in range(3):
         system: dict[str, Any] = {"role": "system", "content": plant("system") if number else "kept"}
@@ -210,7 +210,7 @@ async def retracted_retried_turn(store: PlantedStore) -> None:
 
 
 async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
-    """Bob's question is carried over twice into Ann's fork, which stays."""
+    """Bob's question is carried over twice into Ann's fork. The fork is not deleted."""
     conversation = (await store.post("/v1/conversations", sender="bob", items=[message("kept")]))["id"]
     share: dict[str, Any] = {"with": {"subject": "ann"}, "role": "reader"}
     await store.post(f"/v1/conversations/{conversation}/shares", sender="bob", **share)
@@ -431,7 +431,7 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
     return (await store.http.get(f"/v1/conversations/{conversation}")).status_code == 200
 
 
-def test_the_test_above_passes_ids_for_every_parameter_of_a_path() -> None:
+def test_the_planted_word_test_has_ids_for_every_path_parameter() -> None:
     """If this fails, pass ids for the new parameter to `reads`."""
     handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

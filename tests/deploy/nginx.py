@@ -18,7 +18,7 @@ CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf
 
 @contextmanager
 def running_nginx(directory: Path, commands_port: int, queries_port: int) -> Iterator[int]:
-    """Runs nginx in front of two apps. Yields its port. `directory` gets `gateway.conf` and `access.log`."""
+    """Runs nginx in front of two apps. Yields nginx's port. `directory` gets `gateway.conf` and `access.log`."""
     assert NGINX is not None
     port, log = free_port(), directory / "access.log"
     text = CONFIG.read_text()

@@ -73,7 +73,7 @@ def test_every_image_is_pinned_to_a_version(services: dict[str, Any]) -> None:
     assert all(re.search(r":\d+\.\d+-slim$", base) for base in bases)
 
 
-def test_only_the_gateway_grafana_and_kibana_are_published_and_only_on_loopback(
+def test_only_gateway_grafana_and_kibana_publish_ports(
     services: dict[str, Any],
 ) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
@@ -82,7 +82,7 @@ def test_only_the_gateway_grafana_and_kibana_are_published_and_only_on_loopback(
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
-def test_the_stores_network_is_internal_and_only_our_processes_share_it(compose: dict[str, Any]) -> None:
+def test_only_our_processes_share_the_internal_network_of_the_stores(compose: dict[str, Any]) -> None:
     assert compose["networks"]["stores"] == {"internal": True}
     attached = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
     assert attached == {*OURS, "postgres", "mongo", "redis"}
@@ -172,7 +172,7 @@ def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
         assert not re.search(r"(?:-p|-a|--pass\w*|--requirepass|-u)[ =]\\?[\"']?\$", line), name
 
 
-def test_redis_takes_its_password_from_its_standard_input(services: dict[str, Any], tmp_path: Path) -> None:
+def test_redis_reads_its_password_from_standard_input(services: dict[str, Any], tmp_path: Path) -> None:
     """Runs the entry point of the compose file with the tests' Valkey."""
     redis = services["redis"]
     port = free_port()
@@ -257,7 +257,7 @@ def test_prometheus_scrapes_the_metrics_port_of_each_process(services: dict[str,
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
 
 
-def test_the_dashboard_and_the_alerts_use_all_our_metrics_and_only_existing_ones() -> None:
+def test_the_dashboard_and_alerts_use_each_of_our_metrics() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     rules = [rule for group in load(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]]
     expressions = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])] + [
@@ -270,7 +270,7 @@ def test_the_dashboard_and_the_alerts_use_all_our_metrics_and_only_existing_ones
     assert own == metrics
 
 
-def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
+def test_the_dashboard_uses_only_labels_of_the_metrics() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
@@ -279,7 +279,7 @@ def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= LABELS | {"job", "instance"}
 
 
-def test_the_dashboard_uses_the_provisioned_datasource_and_its_panels_do_not_overlap() -> None:
+def test_the_panels_use_the_provisioned_datasource_and_do_not_overlap() -> None:
     datasource = load(DEPLOY / "grafana" / "datasources.yml")["datasources"][0]
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     assert datasource["url"] == "http://prometheus:9090"
@@ -293,7 +293,7 @@ def test_the_dashboard_uses_the_provisioned_datasource_and_its_panels_do_not_ove
     assert max(x for x, _ in cells) == 23
 
 
-def test_filebeat_ships_our_services_and_reads_their_lines_as_json(services: dict[str, Any]) -> None:
+def test_filebeat_ships_the_json_lines_of_our_services(services: dict[str, Any]) -> None:
     config = load(DEPLOY / "filebeat.yml")
     (source,) = config["filebeat.inputs"]
     assert source["parsers"][1]["ndjson"]["target"] == ""
@@ -307,7 +307,7 @@ def test_filebeat_ships_our_services_and_reads_their_lines_as_json(services: dic
 @pytest.mark.skipif(
     PROMTOOL is None, reason="no promtool on PATH (.ci/run takes it from a Debian package, if apt can download that)"
 )
-def test_prometheus_accepts_its_configuration_and_the_alerts_fire_as_alerts_test_yml_says() -> None:
+def test_promtool_accepts_the_configuration_and_the_tests_of_alerts() -> None:
     assert PROMTOOL is not None
     alerts = Path(__file__).parent / "alerts_test.yml"
     checks = ["check", "config", "--syntax-only", str(DEPLOY / "prometheus.yml")], ["test", "rules", str(alerts)]

@@ -195,7 +195,7 @@ def test_no_other_upgrade_is_passed_on(gateway: Gateway, method: str, headers: d
     assert "upgrade" not in body["headers"]
 
 
-def test_docs_come_from_the_query_side_and_openapi_json_covers_both_sides(gateway: Gateway) -> None:
+def test_openapi_json_covers_both_sides(gateway: Gateway) -> None:
     assert gateway.request("GET", "/docs")[2]["side"] == "queries"
     status, _, body = gateway.request("GET", "/openapi.json")
     assert status == 200
@@ -245,7 +245,7 @@ def test_readiness_is_503_when_a_side_is_down(gateway: Gateway, down: str) -> No
 
 
 @pytest.mark.parametrize(("method", "down"), [("GET", "queries"), ("POST", "commands")])
-def test_a_side_that_is_down_is_a_503_and_the_other_side_serves(gateway: Gateway, method: str, down: str) -> None:
+def test_a_request_to_a_side_that_is_down_is_a_503(gateway: Gateway, method: str, down: str) -> None:
     getattr(gateway, down).close()
     status, headers, body = gateway.request(method, "/v1/conversations", X_Request_ID="req_1")
     assert (status, body["error"]["type"]) == (503, ApiError(503, "").body().error.type)
@@ -378,7 +378,7 @@ def test_targets_in_absolute_form_and_long_paths_are_passed_on(gateway: Gateway,
     assert (status, body["path"]) == (200, path.removeprefix("http://elsewhere"))
 
 
-def test_the_time_limits_for_clients_equal_those_of_the_applications(gateway: Gateway) -> None:
+def test_nginx_has_the_time_limits_of_the_applications(gateway: Gateway) -> None:
     limits = Limits()
     text = CONFIG.read_text()
     for name, seconds in (

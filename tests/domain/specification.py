@@ -1,4 +1,4 @@
-"""given / when / then for tests of `decide`: after these events, this command leads to those events."""
+"""given / when / then for tests of `decide`."""
 
 from collections.abc import Sequence
 

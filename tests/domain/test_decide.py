@@ -176,7 +176,7 @@ def test_only_fields_that_change_are_recorded() -> None:
     given(started(title="a")).when(DescribeConversation(title=None)).then(ConversationDescribed(title=None))
 
 
-def test_a_model_titles_an_untitled_conversation_and_its_title_goes_with_its_items() -> None:
+def test_a_model_may_title_only_an_untitled_conversation() -> None:
     events = (started(), appended("msg_1", 1, None))
     write = WriteTitle(title="T", title_items=("msg_1",), model="m", read_version=2)
     written = ConversationDescribed(title="T", title_by="model", title_items=("msg_1",), model="m")
@@ -196,7 +196,7 @@ def test_a_reply_can_create_its_own_conversation() -> None:
     given().when(request).then(started(listed=False), REQUESTED)
 
 
-def test_a_reply_is_appended_at_the_head_at_its_completion() -> None:
+def test_a_completed_reply_is_appended_at_the_head() -> None:
     given(started(), REQUESTED, appended("msg_1", 1, None)).when(COMPLETE).then(
         appended("msg_q", 2, "msg_1", response_id="resp_1"),
         appended("msg_a", 3, "msg_q", response_id="resp_1"),
@@ -274,7 +274,7 @@ JOINED = (
 )
 
 
-def test_a_response_is_deleted_once_and_its_items_stay_if_listed() -> None:
+def test_a_response_is_deleted_once() -> None:
     given(started(), *JOINED).when(DELETE).then(DELETED)
     given(started(), *JOINED, DELETED).when(DELETE).refused(ResponseNotFound)
     given(started()).when(DELETE).refused(ResponseNotFound)
@@ -292,7 +292,7 @@ def test_the_metadata_of_a_response_can_change_until_it_is_deleted() -> None:
     given(started(), *JOINED, described).when(DELETE).then(DELETED)
 
 
-def test_a_chat_completion_has_its_transcript_and_lists_its_conversation_once() -> None:
+def test_a_chat_completion_lists_its_conversation_once() -> None:
     transcript = Transcript(instructions=(b'{"role":"system","content":"s"}',))
     command = msgspec.structs.replace(REQUEST, transcript=transcript, lists=True)
     requested = msgspec.structs.replace(REQUESTED, transcript=transcript)
@@ -320,7 +320,7 @@ def test_an_unlisted_conversation_is_deleted_with_its_last_response() -> None:
     given(UNLISTED, *JOINED, *retracted).when(DELETE).then(DELETED, ConversationDeleted())
 
 
-def test_the_items_of_a_deleted_response_are_retracted_if_an_unlisted_conversation_has_more() -> None:
+def test_deleting_one_response_of_an_unlisted_conversation_retracts_its_items() -> None:
     question = ItemRetracted(item_id="msg_q", branch=0, depth=1)
     answer = ItemRetracted(item_id="msg_a", branch=0, depth=2)
     second = msgspec.structs.replace(REQUESTED, response_id="resp_2")
@@ -364,7 +364,7 @@ def test_a_conversation_is_archived_and_unarchived_once() -> None:
     given(started()).when(unarchive).then()
 
 
-def test_an_item_is_pinned_and_unpinned_once_and_not_after_its_retraction() -> None:
+def test_an_item_is_pinned_and_unpinned_once() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     given(*events).when(PinItem(item_id="msg_1")).then(pinned)
@@ -426,7 +426,7 @@ def test_retracting_an_item_withdraws_the_summaries_that_cover_it() -> None:
     after_retracting(3).when(msgspec.structs.replace(new, replaces=9)).refused(SummaryHasChanged)
 
 
-def test_a_summary_that_was_read_before_a_retraction_is_refused() -> None:
+def test_a_summary_of_items_read_before_a_retraction_is_refused() -> None:
     events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
     given(*events, retracted).when(compact()).refused(SummaryHasChanged)

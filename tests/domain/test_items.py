@@ -1,4 +1,4 @@
-"""Items in a form that is encoded fast, and plain messages in short (`in_short`)."""
+"""`encodable_output_item`, `in_short` and `in_full`."""
 
 from typing import Any
 
@@ -90,5 +90,5 @@ def test_a_plain_message_is_the_same_after_in_short_and_in_full(item: dict[str, 
         {},
     ],
 )
-def test_an_item_that_is_no_plain_message_is_kept_whole(item: dict[str, Any]) -> None:
+def test_an_item_without_a_short_form_is_kept_whole(item: dict[str, Any]) -> None:
     assert in_short(item) == (item, 0)

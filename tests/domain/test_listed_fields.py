@@ -21,7 +21,7 @@ def test_a_listed_item_is_stored_without_the_added_fields(item: Item) -> None:
     assert without_listed_fields(item) is item
 
 
-def test_an_unlisted_item_of_an_unknown_type_keeps_fields_with_such_names() -> None:
+def test_an_unlisted_item_of_an_unknown_type_keeps_its_author_and_model() -> None:
     item = {"type": "agent_message", "author": "agent", "model": "of its own"}
     assert without_listed_fields(item) == item
 

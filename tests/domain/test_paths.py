@@ -33,9 +33,8 @@ class Item(Struct, frozen=True):
 
 
 class Conversation:
-    """A model of a conversation. `leaves`: the path up to the item that each branch begins after.
-
-    `ends`: by version, the last item of the active path, and this path.
+    """A model of a conversation. `leaves` maps a branch to the path up to the item after which the branch begins.
+    `ends` has, by version, the last item of the active path, and this path.
     """
 
     def __init__(self, conversation_id: str, fork: Fork | None = None, origin: Item | None = None) -> None:
@@ -162,7 +161,7 @@ def test_later_and_deeper_items_of_the_origin_are_not_on_the_path_of_a_fork() ->
     assert Path((origin,)).end == origin
 
 
-def test_up_to_makes_a_segment_shorter_and_never_longer() -> None:
+def test_up_to_never_makes_a_segment_longer() -> None:
     segment = PathSegment("a", 9, (PathBranch(0, 2, 2), PathBranch(3, 6, 8)))
     assert segment.up_to(8) == segment
     assert segment.up_to(6) == segment
@@ -180,7 +179,7 @@ def test_a_reader_of_a_path_skips_the_versions_of_other_branches() -> None:
     assert segment.newest_version(200) == 99
     closed = segment.up_to(5)
     assert (closed.newest_version(99), closed.oldest_version(24)) == (24, None)
-    # Requests since the head was moved to the end of the path were made on this path.
+    # Since version `active_since`, requests are made on this path.
     active = replace(closed, active_since=90)
     assert (active.newest_version(99), active.newest_version(90)) == (99, 24)
     # The path leaves branch 0 at an inherited item, so that nothing of branch 0 is read.

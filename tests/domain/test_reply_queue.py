@@ -96,7 +96,7 @@ def test_at_most_sixteen_replies_wait_besides_one_that_interrupts() -> None:
     given(started(), *full, cancelled("r3")).when(queue("late")).then(waiting("late"))
 
 
-def test_only_the_first_waiting_reply_may_be_requested_when_none_runs() -> None:
+def test_only_the_first_waiting_reply_may_be_requested() -> None:
     two = (started(), waiting("r1"), waiting("r2"))
     given(*two).when(request("r1", queued=True)).then(requested("r1", queued=True))
     given(*two).when(request("r2", queued=True)).refused(ConversationLocked)
@@ -135,7 +135,7 @@ def test_a_waiting_reply_can_end_in_any_way_except_completion() -> None:
     given(*waits, cancelled("r1")).when(CancelReply(response_id="r1")).refused(ReplyIsOver)
 
 
-def test_an_interrupting_reply_goes_first_and_replaces_an_earlier_one() -> None:
+def test_the_newest_interrupting_reply_goes_first() -> None:
     waits = (started(), requested("r0"), waiting("r1"))
     given(*waits).when(queue("now", interrupts=True)).then(waiting("now", interrupts=True))
     first = (*waits, waiting("now", interrupts=True))

@@ -26,7 +26,7 @@ def test_the_event_of_a_share_has_all_shares() -> None:
     )
 
 
-def test_a_repeated_share_changes_nothing_and_another_role_replaces_it() -> None:
+def test_a_repeated_share_changes_nothing_and_a_new_role_replaces_the_old() -> None:
     for share, other_role in ((BOB_READS, BOB_WRITES), (ALL_READ, ALL_WRITE)):
         shared = ConversationShared(shares=(share,))
         given(started(), shared).when(ShareConversation(share=share)).then()
@@ -46,7 +46,7 @@ def test_a_share_with_the_owner_is_refused() -> None:
     given(started()).when(ShareConversation(share=Share(subject="ann", role="writer"))).refused(SharedWithOwner)
 
 
-def test_after_a_hundred_shares_another_is_refused_and_roles_can_change() -> None:
+def test_a_share_beyond_a_hundred_is_refused_and_roles_can_change() -> None:
     given(started(), FULL).when(ShareConversation(share=BOB_READS)).refused(TooManyShares)
     given(started(), FULL).when(ShareConversation(share=ALL_READ)).refused(TooManyShares)
     first = Share(subject="user 0", role="writer")

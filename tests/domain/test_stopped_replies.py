@@ -1,4 +1,4 @@
-"""Which items of a stopped reply join its conversation: `context_policy.stopped` decides."""
+"""`context_policy.stopped` decides which items of a stopped reply join its conversation."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ HALF_CALL = item("fc_2", type="function_call", call_id="d", name="f", arguments=
         ((THOUGHT, HALF_CALL), (THOUGHT,)),
     ],
 )
-def test_if_stopped_replies_are_kept_the_question_and_usable_items_join(
+def test_the_question_and_usable_items_join_if_stopped_replies_are_kept(
     output: tuple[InputItem, ...], joining: tuple[InputItem, ...]
 ) -> None:
     facts: dict[str, Any] = {
@@ -145,7 +145,7 @@ def test_a_request_retracts_the_answer_it_replaces_unless_something_follows() ->
 
 
 def test_kept_items_join_where_the_reply_was_requested() -> None:
-    """Another process may record the end. It knows the branches only from the events."""
+    """Another process may record the end. That process knows the branches only from the events."""
     running = (
         started(context_policy=KEEP),
         appended("m1", 1, None),

@@ -25,7 +25,7 @@ def test_wal_segments_are_small(
 
 
 @pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
-def test_settings_that_depend_on_the_wal_segment_size_are_as_with_segments_of_16_mb(
+def test_wal_settings_have_their_usual_values_despite_small_segments(
     server_urls: dict[str, str], name: str, value: str
 ) -> None:
     with psycopg.connect(server_urls["POSTGRES_URL"]) as connection:

@@ -27,7 +27,7 @@ class EventFollower:
         return self
 
     def faults(self, base: Rows, log: LogCopy) -> list[str]:
-        """A stream that has shown lost events must not show events appended after the move."""
+        """A stream that has shown lost events must not show events that were appended after the log moved back."""
         versions = [event["version"] for event in self.events]
         if versions != list(range(1, len(versions) + 1)):
             return [f"gap in {self._url}: {versions}"]

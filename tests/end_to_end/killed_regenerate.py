@@ -1,4 +1,4 @@
-"""A process is killed while it writes another answer to a question. `retry` then writes one."""
+"""A process is killed while it writes another answer to a question. `retry` then writes the other answer."""
 
 import asyncio
 from typing import Any

@@ -74,7 +74,7 @@ class LogCopy:
     def faults(self) -> list[str]:
         """Faults of the streams, and texts that are stored twice.
 
-        Copies of items do not count: continuing a reply that did not complete may copy its items.
+        Copies of items do not count, because continuing a reply that did not complete may copy its items.
         """
         texts = Counter(
             text_of(from_stored(recorded.event.item))
@@ -238,7 +238,7 @@ class LogCopy:
         totals: dict[tuple[str, str], Counter[str]] = {}
         for document in self.documents["usage"].values():
             if document["conversation"]:
-                continue  # it also counts in a document for all conversations
+                continue  # its numbers are also in a document for all conversations
             total = totals.setdefault((document["date"], document["model"]), Counter())
             total.update(
                 {

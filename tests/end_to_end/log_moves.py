@@ -38,7 +38,7 @@ class Dump(Struct, frozen=True):
 
 
 class LogMoves:
-    """Dumps, restores and shortens the log. `dangling`: other tables still name removed rows."""
+    """Dumps, restores and shortens the log. `dangling`: other tables may still name removed rows."""
 
     def __init__(self, postgres: PostgresPair, directory: Path) -> None:
         self._postgres = postgres
@@ -75,9 +75,9 @@ class LogMoves:
         return LogCopy.read(self._postgres.other.url).rows
 
     def remove_rows(self, rng: random.Random) -> Rows:
-        """Removes the last rows of a few streams or of the log. A command's rows go together.
+        """Removes the last rows of a few streams or of the log. A command's rows are removed together.
 
-        The end of a reply does not go without its request.
+        The end of a reply is removed only with its request.
         """
         with psycopg.connect(self._postgres.url) as connection:
             connection.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
@@ -96,7 +96,7 @@ class LogMoves:
         return {key: row for key, row in log.rows.items() if key[1] <= last.get(key[0], key[1])}
 
     def _dump(self, name: str) -> Dump:
-        """Dumps until the log did not change meanwhile."""
+        """Repeats the dump until the log does not change during it."""
         file = self._directory / f"{name}.dump"
         while True:
             log = LogCopy.read(self._postgres.url)

@@ -1,6 +1,6 @@
 """The requests of Open WebUI 0.12.4, a chat interface that keeps its chats itself and speaks Chat Completions.
 
-Each shape comes from its source, https://github.com/open-webui/open-webui, folder `backend/open_webui`:
+The shapes come from the source code, https://github.com/open-webui/open-webui, folder `backend/open_webui`:
 
 chat        utils/middleware.py: process_chat_payload, process_messages_with_output. One system message at most, with the date
             (utils/task.py: prompt_template). Of a saved answer the text and the calls are sent, but no reasoning.

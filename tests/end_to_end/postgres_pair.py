@@ -33,7 +33,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Call this in the main thread: the server ends with the thread that started it."""
+        """Call this in the main thread, because the server ends with the thread that started it."""
         self._service.prepare()
         with self.directory.log_file("postgres").open("ab") as log:
             self._process = subprocess.Popen(
@@ -47,7 +47,7 @@ class PostgresServer:
         wait_until(self._service.serves, START_TIMEOUT_SECONDS, "Postgres to start", self.log)
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT stops the server in an orderly way; SIGQUIT is like a crash."""
+        """SIGINT stops the server in an orderly way. SIGQUIT is like a crash."""
         if self._process is not None:
             self._process.send_signal(signum)
             self._process.wait(START_TIMEOUT_SECONDS)

@@ -34,7 +34,7 @@ class Append(Struct, frozen=True):
 
 
 class AcknowledgedAppend(Struct, frozen=True):
-    """`version` and `position` are those of the last item."""
+    """`version`, `position`: the last item's version and position."""
 
     request: Append
     answer: Answer
@@ -80,7 +80,7 @@ class AcknowledgementCounter:
 class SharingClient:
     """A client that appends to conversations that other clients may use too.
 
-    `urls`: by process name. `pause_seconds`: before each attempt.
+    `urls`: the URL of each process. `pause_seconds`: the pause before each attempt.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class AcknowledgedEvent(Struct, frozen=True):
 
 
 class ExclusiveClient:
-    """A client whose conversations no other client uses. `acknowledged`: by conversation, in order."""
+    """A client whose conversations no other client uses. `acknowledged`: the events of each conversation, in order."""
 
     def __init__(self, name: str, urls: Mapping[str, str], seed: str, pause_seconds: float) -> None:
         self.acknowledged: dict[str, list[AcknowledgedEvent]] = {}

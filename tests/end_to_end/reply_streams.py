@@ -81,7 +81,7 @@ class StreamReader:
         await self._read(client.stream("POST", f"{url}/v1/responses", json={**body, "stream": True}), max_events)
 
     async def resume(self, client: httpx.AsyncClient, url: str, max_events: int | None = None) -> None:
-        """Reads the events that follow the last one, up to `max_events`."""
+        """Reads the next events, up to `max_events`."""
         params = {"stream": "true", "starting_after": str(len(self.events) - 1)}
         await self._read(client.stream("GET", f"{url}/v1/responses/{self.response_id}", params=params), max_events)
 

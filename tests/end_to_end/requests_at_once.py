@@ -117,7 +117,7 @@ class RequestsAtOnce:
 async def check_queue(requests: RequestsAtOnce, count: int) -> None:
     """Foreground requests that wait in the killed process end as interrupted.
 
-    The others run in the order of the log.
+    The other requests run in the order of the log.
     """
     await requests.ask_first(process=1)
     requests.ask_all(count, "queue")

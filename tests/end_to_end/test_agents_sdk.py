@@ -22,7 +22,7 @@ def text(item: object) -> str:
     return str(item["content"][0]["text"])
 
 
-async def test_a_session_keeps_items_in_order_pops_the_last_and_clears(
+async def test_a_session_keeps_the_order_pops_the_last_item_and_is_cleared(
     session: OpenAIConversationsSession,
 ) -> None:
     await session.add_items([{"type": "message", "role": "user", "content": f"item {n}"} for n in range(45)])

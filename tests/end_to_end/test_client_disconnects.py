@@ -29,7 +29,7 @@ def responses_of(client: OpenAI, conversation_id: str) -> list[Any]:
 
 
 def interruption(running: System, conversation_id: str) -> ReplyInterrupted | None:
-    """The conversation's last event if it is an interrupted reply's end."""
+    """The conversation's last event. None if it is no ReplyInterrupted."""
     last = Log(running.env["POSTGRES_URL"]).events(conversation_id)[-1]
     return last if isinstance(last, ReplyInterrupted) else None
 

@@ -119,7 +119,7 @@ async def test_replies_of_living_processes_survive_a_clock_step_of_postgres(
     assert await store.longest_delay(API_ALIVE_SECONDS + 1) < RECONNECT_SECONDS
     assert not any(map(store.has_ended, conversations))
 
-    # The killed processes renewed their leases while the clock was two hours ahead. Others must still take over soon.
+    # These processes renewed their leases while the clock was two hours ahead. Others must still take over soon.
     for name in (
         "projector",
         "api",
@@ -135,7 +135,7 @@ async def test_replies_of_living_processes_survive_a_clock_step_of_postgres(
 
 
 @pytest.mark.endless
-async def test_after_a_clock_step_of_any_size_replies_continue_and_reads_are_delayed_briefly(
+async def test_a_clock_step_ends_no_reply_and_delays_reads_only_briefly(
     store: Store,
 ) -> None:
     for seconds in STEPS:

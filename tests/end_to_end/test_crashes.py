@@ -117,7 +117,7 @@ def assert_views_equal_the_log(running: System) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def test_when_each_process_is_killed_under_load_nothing_is_lost_or_stored_twice(running: System) -> None:
+async def test_killing_each_process_under_load_loses_and_repeats_no_append(running: System) -> None:
     async def kill_each(client: RetryingClient) -> None:
         for name in PROCESSES:
             await wait_for_more_appends(client)

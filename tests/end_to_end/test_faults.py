@@ -74,7 +74,7 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """One or two faults. `acknowledgements`: how many appends each api acknowledges first, before `delay_seconds`."""
+    """One or two faults. `acknowledgements`: how many appends each api acknowledges before the delay and the faults."""
 
     faults: tuple[Fault, ...]
     acknowledgements: int
@@ -141,7 +141,7 @@ class Load:
         pytest.param(FIFTY, SEED, MAX_FREEZE_SECONDS, id=f"rounds={FIFTY}, seed={SEED}", marks=pytest.mark.endless),
     ],
 )
-async def test_after_every_fault_under_load_the_views_catch_up_and_equal_the_log(
+async def test_the_views_catch_up_and_equal_the_log_after_each_fault_under_load(
     running: System, rounds: int, seed: int, min_freeze_seconds: float
 ) -> None:
     env, log = running.env, Log(running.env["POSTGRES_URL"])
@@ -171,7 +171,9 @@ async def test_after_every_fault_under_load_the_views_catch_up_and_equal_the_log
 
 
 def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round]:
-    """Each kind of fault once, then each other fault once, then all again."""
+    """The first rounds have each kind of fault once. The next rounds have each other fault once. Then all faults
+    repeat.
+    """
     rng = random.Random(seed)
     drawn = [rng.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]
     rng.shuffle(drawn)
@@ -197,7 +199,7 @@ def second_fault(fault: Fault, rng: random.Random) -> list[Fault]:
 
 
 async def inject(injector: FaultInjector, fault_round: Round, load: Load, settings: Settings) -> float:
-    """Injects the faults under load. Returns the longest time, in seconds, that the views were behind."""
+    """Injects the faults under load. Returns for how many seconds the views were behind at most."""
     stop = asyncio.Event()
     async with open_stores(settings) as stores, load.running(), asyncio.TaskGroup() as tasks:
         lag = tasks.create_task(max_lag(stores, stop))

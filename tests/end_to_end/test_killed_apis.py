@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 class Round(Struct, frozen=True):
     """Processes that are killed at the same time.
 
-    `acknowledgements`: how many appends each process acknowledges first, before `delay_seconds`.
+    Each process first acknowledges `acknowledgements` appends. Then `delay_seconds` pass.
     """
 
     processes: tuple[str, ...]

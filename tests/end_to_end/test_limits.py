@@ -20,7 +20,7 @@ LEASE_SECONDS = 5
 
 
 class Answered(Struct, frozen=True):
-    """A request and whether it was allowed. `at`: when it was sent, in seconds from the start."""
+    """A request and whether it was allowed. `at`: when the request was sent, in seconds from the start."""
 
     at: float
     allowed: bool
@@ -43,7 +43,7 @@ async def new_conversation(url: str) -> str:
 
 
 async def send(system: System, conversation_id: str, seconds: float) -> list[Answered]:
-    """Sends PER_SECOND appends a second, over as many connections to each of the two processes."""
+    """Sends PER_SECOND appends a second, over CONNECTIONS connections to the two processes."""
     urls = (system.env["API_1_URL"], system.env["API_2_URL"])
     path = f"/v1/conversations/{conversation_id}/items"
     connections = await asyncio.gather(*(Connection.open(urls[n % 2]) for n in range(CONNECTIONS)))
@@ -79,7 +79,7 @@ async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWri
     return int((await reader.readline()).split()[1]), writer
 
 
-async def test_two_processes_keep_to_one_limit_and_streams_of_a_killed_process_stop_counting(
+async def test_two_processes_share_the_limits_also_after_a_kill(
     limited_system: Callable[..., System],
 ) -> None:
     running = limited_system(tenant={"requests": 600, "followers": 4})

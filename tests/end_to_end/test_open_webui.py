@@ -68,7 +68,7 @@ def test_two_chats_that_begin_with_the_same_words_are_two_conversations(http: ht
     assert items(http, second.conversation) == texts(chat)
 
 
-def test_a_regenerated_answer_and_the_first_one_can_both_be_continued(http: httpx.Client, chat: OpenWebUI) -> None:
+def test_the_first_and_the_regenerated_answer_can_both_be_continued(http: httpx.Client, chat: OpenWebUI) -> None:
     first = chat.ask("I grow apples.")
     chat.ask("Red ones.")
     old = list(chat.messages)

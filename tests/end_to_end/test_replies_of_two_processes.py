@@ -54,7 +54,7 @@ async def test_a_reply_is_cancelled_from_another_process_and_its_streams_end(
     assert repeated.json() == cancelled.json()
 
 
-async def test_when_a_conversation_is_deleted_its_reply_and_the_streams_end(
+async def test_deleting_a_conversation_ends_its_reply_and_the_streams(
     http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless_answer
@@ -72,7 +72,7 @@ async def test_when_a_conversation_is_deleted_its_reply_and_the_streams_end(
     assert (await http.get(f"{urls[0]}/v1/responses/{first.response_id}")).status_code == 404
 
 
-async def test_replies_of_a_killed_process_keep_their_partial_text_and_their_conversations_continue(
+async def test_replies_of_a_killed_process_keep_their_partial_text(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     killed_url, other_url = urls
@@ -129,7 +129,7 @@ async def test_waiting_replies_of_a_killed_process_are_taken_over_or_interrupted
     await wait_until_async(ready, 30, "the restarted process to be ready")  # for the next test
 
 
-async def test_a_frozen_process_does_not_end_a_reply_that_another_has_ended(
+async def test_a_frozen_process_does_not_end_a_reply_that_another_process_ended(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless_answer

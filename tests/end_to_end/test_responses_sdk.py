@@ -58,7 +58,7 @@ def test_a_retrieved_reply_equals_the_answer_to_its_request(client: OpenAI) -> N
         client.responses.retrieve(first.id)
 
 
-def test_a_background_reply_is_queued_first_and_cannot_be_cancelled_after_its_end(client: OpenAI) -> None:
+def test_a_background_reply_starts_queued_and_cannot_be_cancelled_after_its_end(client: OpenAI) -> None:
     queued = client.responses.create(input="Say hello.", background=True, max_output_tokens=MAX_TOKENS)
     assert queued.status == "queued"
     assert queued.background

@@ -102,7 +102,7 @@ def count_slowly(pause_seconds: float) -> Script:
 @pytest.mark.parametrize(
     "load", [(60, 60, 0.05), pytest.param((1_000, 2_000, 0.5), marks=pytest.mark.endless)], ids=["a few", "thousands"]
 )
-async def test_many_followers_miss_no_event_and_other_reads_are_verified(
+async def test_many_followers_miss_no_event(
     http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, load: tuple[int, int, float]
 ) -> None:
     of_replies, of_events, pause_seconds = load

@@ -6,15 +6,16 @@
     WALK_NAMES=1 scripts/test … -m endless                                                     some clients name conversations
 
 Clients continue, repeat, edit, cut and rewrite transcripts, and delete. Requests run at the same time, and api processes
-are killed. The small vocabulary makes many messages equal, which finds wrong matches. These must hold:
+are killed. Many messages are equal, because the vocabulary is small. These must hold:
 
-- The provider gets exactly the messages that were sent, once. The recorded request renders again to its SHA-256.
+- The provider gets each request once, with exactly the messages that were sent. Rendering the record again gives the
+  same SHA-256.
 - Each reply continues from an item that `walk_model.py` allows.
-- Only the messages after that item are stored. A message is stored twice below one item only if two requests sent it at
-  the same time.
+- Only the messages after that item are stored. A message is stored twice after one item only if two requests sent
+  the message at the same time.
 - A conversation is listed from its second request on.
-- A request whose process was killed leaves an interrupted reply, a complete reply, or nothing. (Of a long history, its
-  first parts may be left until a sweep.)
+- A request whose process was killed leaves an interrupted reply, a complete reply, or nothing. The first parts of a
+  long history may also be left.
 - Deleted messages are not recognised, and `transcript_prefixes` has no row for them.
 """
 
@@ -107,9 +108,7 @@ async def run_rounds(store: WalkStore, rounds: Sequence[Round]) -> Counter[str]:
     return walk.checks.counts
 
 
-async def test_after_a_kill_a_history_is_stored_anew_and_its_first_parts_are_deleted(
-    store: WalkStore, running: System
-) -> None:
+async def test_a_history_that_a_kill_interrupted_is_stored_anew(store: WalkStore, running: System) -> None:
     def stored() -> dict[str, int]:
         sql = "SELECT originator_id, count(*) FROM events WHERE subject = 'cut off' AND topic = 'item.appended' GROUP BY 1"
         return {conversation_id(stream): count for stream, count in store.log.rows(sql)}

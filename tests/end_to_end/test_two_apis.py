@@ -58,7 +58,6 @@ def metrics_urls(running: System) -> list[str]:
 
 
 def counter_value(url: str, name: str, **labels: str) -> int:
-    """The value of one counter."""
     samples = (sample for family in text_string_to_metric_families(httpx.get(url).text) for sample in family.samples)
     return int(
         sum(
@@ -105,7 +104,7 @@ async def test_a_thousand_concurrent_appends_through_two_processes_have_one_orde
             assert [item.id for item in pages.list(conversation_id, order="desc", limit=100)] == order[::-1]
 
 
-async def test_of_a_thousand_appends_with_the_same_if_match_one_is_appended(
+async def test_one_of_a_thousand_appends_with_the_same_if_match_is_stored(
     urls: list[str], metrics_urls: list[str], log: Log, conversation_id: str
 ) -> None:
     events = log.count()
@@ -127,7 +126,7 @@ async def test_of_a_thousand_appends_with_the_same_if_match_one_is_appended(
     assert from_stored(item.item)["content"] == str(answers.index(winner))
 
 
-async def test_a_hundred_appends_with_one_idempotency_key_are_appended_once(
+async def test_a_hundred_appends_with_one_idempotency_key_store_one_item(
     urls: list[str], log: Log, conversation_id: str
 ) -> None:
     answers = await send_concurrently(

@@ -179,7 +179,7 @@ def test_a_store_that_follows_the_rules_passes(plans: Sequence[Sequence[Round]])
 class ComparesFirst(RuleStore):
     """Compares all requests of a round with the store before the round.
 
-    Of equally good items, the first request takes the first, the others take the last.
+    Of equally good items, the first request takes the first item. Later requests take the last item.
     """
 
     def run(self, planned: Round) -> None:

@@ -52,7 +52,7 @@ def slowly(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize(("chains", "at_once"), [pytest.param(12, 6), pytest.param(200, 10, marks=pytest.mark.endless)])
-async def test_chains_whose_streams_are_cut_and_resumed_have_no_gap_and_no_repeat(
+async def test_streams_that_are_cut_and_resumed_have_no_gap_and_no_repeat(
     running: System, provider: ScriptedProvider, http: httpx.AsyncClient, chains: int, at_once: int
 ) -> None:
     provider.script = slowly
@@ -65,7 +65,7 @@ async def test_chains_whose_streams_are_cut_and_resumed_have_no_gap_and_no_repea
         return chain
 
     for chain in await asyncio.gather(*(run(Chain(number, random.Random(number), [])) for number in range(chains))):
-        # The last request to the model and the conversation have each question once, in order.
+        # Each question is once in the last request to the model, and once in the conversation.
         own = [request for request in provider.requests if chain.questions[-1] in json.dumps(request)]
         assert asked_in(own[-1]["messages"]) == chain.questions
         response = (await http.get(f"{running.base_url}/v1/responses/{chain.previous}")).json()
@@ -86,8 +86,7 @@ async def take_turn(running: System, http: httpx.AsyncClient, chain: Chain) -> N
     request: dict[str, Any] = {"input": chain.questions[-1], "previous_response_id": chain.previous}
     cut_after = chain.random.choice([None, 1, 2, 3, chain.random.randrange(4, 16)])
     is_last = len(chain.questions) == TURNS
-    # With an idempotency key, a reply continues after its client has left. Otherwise the reply stops, and the next
-    # one appends the question.
+    # With an idempotency key, a reply continues after its client has left. Otherwise the reply stops.
     keeps_running = is_last or chain.random.random() < 0.5
     headers = {"Idempotency-Key": f"{chain.number}-{len(chain.questions)}"} if keeps_running else {}
     ask = over_websocket if chain.random.random() < 0.5 else over_http
@@ -178,7 +177,7 @@ async def first_word(events: AsyncIterator[dict[str, Any]], started: float) -> f
     return taken
 
 
-async def test_a_thousand_idle_sockets_take_little_memory_and_block_nobody(
+async def test_a_thousand_idle_sockets_take_little_memory_and_delay_no_reply(
     running: System, http: httpx.AsyncClient
 ) -> None:
     process = psutil.Process(running.pid("api"))

@@ -59,8 +59,8 @@ class LogTail:
 class RecordedRequest(Struct):
     """A request as the log records it. `after`: the item that the reply continues from.
 
-    `new_count`: how many input items are compared. `since` and `ended`: how many events were seen before the round, and
-    at the end of the reply. `joined`: the ids of input and output.
+    `new_count`: how many input items are compared. `since`: how many events were seen before the
+    round. `ended`: how many events were seen at the end of the reply. `joined`: the ids of the input and the output.
     """
 
     request: PlannedRequest
@@ -106,7 +106,7 @@ class WalkChecks:
             self._observe(conversation_id, event)
 
     def may_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether an item that equals one of the transcript is deleted."""
+        """Whether a deleted item equals an item of the transcript."""
         deleted = {item.meaning for item in self.model.items.values() if self.model.is_deleted(item.item_id)}
         return bool(deleted & set(recorded.transcript.items))
 

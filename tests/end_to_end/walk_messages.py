@@ -1,4 +1,4 @@
-"""Chat messages for random walks: their meaning, and the shapes in which clients send it. Pure."""
+"""Chat messages for random walks: what messages mean, and the shapes in which clients send them. Pure."""
 
 import json
 import random
@@ -17,7 +17,7 @@ _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 def meanings(messages: Iterable[Json]) -> list[Meaning]:
-    """The meaning of each item. A message with tool calls is several items."""
+    """The meaning of each item. Each tool call of a message is an item, and so is its text."""
     return [meaning for message in messages for meaning in _meanings_of(message)]
 
 
@@ -77,11 +77,11 @@ def _url(part: Json) -> str:
     return str(image["url"] if isinstance(image, dict) else image)
 
 
-# The shapes: each returns a message with the same meaning.
+# Each shape returns a message with the same meaning.
 
 
 def with_nulls(message: Json) -> Json:
-    """As libraries send an object: every field without a value is null."""
+    """Some libraries send null for each field without a value."""
     empty: Json = {"name": None} if message["role"] != "tool" else {}
     if message["role"] == "assistant":
         empty |= {"refusal": None, "audio": None, "function_call": None, "tool_calls": None}
@@ -113,7 +113,7 @@ def without_thoughts(message: Json) -> Json:
 
 
 def with_thoughts(message: Json) -> Json:
-    """As interfaces that put the reasoning into the text."""
+    """Some interfaces put the reasoning into the text."""
     content = message.get("content")
     if message["role"] != "assistant" or not isinstance(content, str) or not content:
         return message
@@ -140,7 +140,7 @@ def with_names_of_the_sdk(message: Json) -> Json:
 
 
 def with_spaced_arguments(message: Json) -> Json:
-    """As libraries that have parsed the arguments."""
+    """Some libraries parse the arguments and write them again."""
     calls = message.get("tool_calls")
     if not calls:
         return message

@@ -1,12 +1,13 @@
 """A model in memory of the transcripts that the store keeps. Pure.
 
-It says from which items a transcript may continue. `required` is the least that the store must recognise, `is_sound`
-the most that it may.
+The model says from which items a transcript may continue. `required` is the least that the store must recognise.
+`is_sound` says what the store may recognise.
 
 A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it, and if the
 prefix has an answer of this store. A *turn* is an answer of this store and the item before it. A transcript whose first
 messages were cut off or rewritten is recognised at the newest of its last three turns that the store has, and at the
-items that follow on the same path. The turn must end later than a recognised prefix, and its path must contain that prefix.
+items that follow on the same path. The turn must end later than the longest recognised prefix, and the path to
+the turn must contain this prefix.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ MAX_EQUAL_TURNS = 8
 """If the store has more equal turns than this, it need not recognise the transcript at a turn."""
 
 MIN_COMMON_TEXT = 16
-"""A shortened or extended answer counts as the same if the shorter text has this many characters."""
+"""A shortened or extended answer counts as the same if the shorter text has at least this many characters."""
 
 
 ASSISTANT = ("message", "assistant")
@@ -56,7 +57,7 @@ class SentTranscript:
         return max((other for other in self.ends if other < end), default=0)
 
     def turns(self) -> Iterator[tuple[Meaning, tuple[Meaning, ...], int]]:
-        """(item before the answer, items of the answer, its end), newest first."""
+        """(item before the answer, items of the answer, end of the answer), newest first."""
         for start, end in reversed(self.answers[-MAX_ANSWERS:]):
             yield self.items[start - 1], self.items[start:end], end
 
@@ -90,7 +91,7 @@ class StoredConversation(Struct, frozen=True):
 class Recognised(NamedTuple):
     """The first `length` items of a transcript are recognised.
 
-    `item_ids`: the stored items that may be the last of the recognised ones.
+    `item_ids`: the stored items that may be the last recognised item.
     """
 
     length: int
@@ -187,7 +188,9 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """Forgets the prefixes and turns at this item and at later ones. Running replies will store none."""
+        """Forgets the prefixes and turns at this item and at later items. Running replies will store no prefixes or
+        turns.
+        """
         conversation_id = self.items[item_id].conversation_id
         later = {
             other.item_id
@@ -201,7 +204,7 @@ class StoreModel:
     # From which items a transcript may continue.
 
     def named(self, transcript: SentTranscript) -> str | None:
-        """The conversation that the client names by its id, or the last one with its name."""
+        """The conversation that the client names by its id, or the last conversation with the client's name."""
         name = transcript.name
         if name is None or name in self.conversations:
             return name
@@ -307,7 +310,7 @@ class StoreModel:
         return [item for item in own if item.item_id not in self._retracted]
 
     def recognisable(self, conversation_id: str) -> set[str]:
-        """Where a transcript can be recognised: the last item of each message."""
+        """The items at which a transcript can be recognised. Each is the last item of a message."""
         items = [item.item_id for item in self.own_items(conversation_id) if item.item_id in self._prefixes_of]
         return set(self._unretracted(items))
 
@@ -379,7 +382,7 @@ def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
 
 
 def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
-    """Whether the sent answer counts as the stored one. It has the same calls or none.
+    """Whether the sent answer counts as the stored answer. It must have the same calls, or no calls.
 
     One text must begin with the other, or the sent text must name the missing calls.
     """

@@ -1,4 +1,4 @@
-"""Plans a random walk: what a few chat clients send. Pure: a seed gives one plan.
+"""Plans a random walk: what a few chat clients send. Pure. The same seed gives the same plan.
 
 The small vocabulary makes many messages equal. Rounds can be left out, because a plan fixes the provider's answers.
 """
@@ -275,7 +275,7 @@ class Planner:
             text = f" {text}\n"
         return Answer(text, tuple(calls), rng.choice(("", "", "", "let me see")))
 
-    # What a client does with its transcript before it sends it.
+    # The changes that a client makes to its transcript before it sends a request.
 
     def _changes(self) -> Sequence[tuple[Kind, Callable[[Chat], None], int]]:
         return (
@@ -303,7 +303,7 @@ class Planner:
                 return True
 
     def _continue(self, chat: Chat) -> None:
-        """Adds the outputs of called tools, and perhaps the next question."""
+        """Adds the outputs of called tools, a question, or both."""
         calls = chat.messages[-1].get("tool_calls") or []
         chat.messages = [
             *chat.messages,
@@ -336,7 +336,7 @@ class Planner:
         self._continue_or_repeat(chat)
 
     def _skip(self, chat: Chat) -> None:
-        """As interfaces that keep the first question and the newest messages."""
+        """Some clients keep only the first question and the newest messages."""
         questions = chat.indexes("user")
         chat.messages = [*chat.messages[: questions[1]], *chat.messages[self._rng.choice(questions[2:]) :]]
         self._continue_or_repeat(chat)

@@ -10,7 +10,7 @@ HOLD_TIMEOUT_SECONDS = 20.0
 
 
 class PlannedAnswers:
-    """A request has its number as its `seed`. A held answer stops after its first part, until `release`."""
+    """The `seed` of a request is its number. A held answer stops after its first part, until `release`."""
 
     def __init__(self) -> None:
         self.received: dict[int, list[dict[str, Any]]] = {}
@@ -45,4 +45,4 @@ class PlannedAnswers:
         exchange.text_chunk(finish_reason="tool_calls" if answer.calls else "stop")
         exchange.chunk(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9})
         exchange.end_stream()
-        exchange.provider.requests.clear()  # there are thousands
+        exchange.provider.requests.clear()  # a walk has thousands of requests

@@ -32,7 +32,7 @@ from tests.end_to_end.walk_plan import PlannedRequest, Round
 class RuleStore:
     """Answers requests, and keeps the events. Subclasses break a rule.
 
-    `first_listed`: which request of a conversation makes it listed.
+    `first_listed`: the number of the request that makes its conversation listed.
     """
 
     first_listed = 2
@@ -60,7 +60,7 @@ class RuleStore:
                 self.retract(items[int(planned.deletion.at * len(items))])
 
     def _names_deleted(self, request: PlannedRequest) -> bool:
-        """Whether the request names a deleted conversation by its id. Then it is refused."""
+        """Whether the request names a deleted conversation by its id. Such a request is refused."""
         conversation_id = None if request.echoes is None else self._conversation_of.get(request.echoes)
         return conversation_id is not None and self.model.conversations[conversation_id].is_deleted
 

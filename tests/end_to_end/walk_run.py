@@ -252,7 +252,7 @@ class Walk:
         assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
 
     def _check_prefixes(self) -> None:
-        """The items with rows are those at which a transcript is recognised, and those that a name leads to."""
+        """An item has a row if a transcript is recognised at the item, or if a name leads to it."""
         items = self._items_with_rows()
         while new := [*self._store.log.new()]:  # a reply whose client disconnected may just have ended
             self.checks.observe(iter(new))
@@ -265,7 +265,7 @@ class Walk:
             assert expected <= found, f"rows of {conversation_id} are missing: {expected - found}"
 
     def _items_with_rows(self) -> Mapping[str, set[str]]:
-        """By conversation."""
+        """The items of each conversation."""
         items: dict[str, set[str]] = defaultdict(set)
         for stream, item_id in self._store.log.rows("SELECT conversation_id, item_id FROM transcript_prefixes"):
             items[id_of(stream)].add(item_id)

@@ -1,6 +1,6 @@
 """A proxy in front of Postgres that delays a commit, or the answer to a commit.
 
-During a delayed commit the append lock is held.
+The append lock is held while a commit is delayed.
 
 https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
@@ -21,7 +21,7 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class DelayingProxy:
-    """`delay` delays the next commit or its answer. `delaying` is set meanwhile.
+    """`delay` delays the next commit or its answer. `delaying` is set during the delay.
 
     `lose`: the connection is cut after the delay.
     """

@@ -35,7 +35,7 @@ class EndingProxy:
     def end(self, last_bytes: bytes, *, reset: bool) -> None:
         """Sends these bytes to each client and closes its connection.
 
-        `reset`: with a TCP reset, like a server that has not read everything.
+        `reset`: closes with a TCP reset, like a server that has not read everything.
         """
         with self._lock:
             for client in list(self._servers):

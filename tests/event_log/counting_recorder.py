@@ -12,7 +12,8 @@ from infrastructure.event_log.recorder import ConversationRecorder, LogRow
 
 
 class Counts(Struct):
-    """What appends caused. `locked`: transactions with the append lock. `inserted`: rows inserted there.
+    """What appends caused. `locked`: transactions with the append lock. `inserted`: rows inserted in these
+    transactions.
 
     `reads`: statements that read streams. `states_read_locked`: events read under the lock.
     """

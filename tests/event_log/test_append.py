@@ -199,7 +199,7 @@ async def test_a_command_that_postgres_rejects_fails_alone(events: EventLog, log
     assert texts(log, conversation_id) == ["a", "c"]
 
 
-async def test_a_full_share_of_the_queue_refuses_more_and_appends_the_queued(events: EventLog, log: Log) -> None:
+async def test_a_full_share_of_the_queue_refuses_more_but_appends_queued_commands(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(2 * MAX_QUEUED_COMMANDS)),

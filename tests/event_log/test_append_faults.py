@@ -76,7 +76,7 @@ async def test_an_incomplete_answer_is_not_given_to_a_later_append(settings: Set
     assert chain_is_valid(log)
 
 
-async def test_after_an_error_of_libpq_itself_the_outcome_is_looked_up(settings: Settings, log: Log) -> None:
+async def test_the_outcome_is_looked_up_after_an_error_of_libpq(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url) as events:
             one, other = await start(events), await start(events)
@@ -90,7 +90,7 @@ async def test_after_an_error_of_libpq_itself_the_outcome_is_looked_up(settings:
     assert texts(log, other) == ["y"]
 
 
-async def test_a_message_that_answers_nothing_leaves_no_caller_waiting(settings: Settings, log: Log) -> None:
+async def test_an_unexpected_message_of_postgres_leaves_no_caller_waiting(settings: Settings, log: Log) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url) as events:
             one = await start(events)
@@ -169,9 +169,7 @@ class FailsOneLookUp(ConversationRecorder):
         return super().positions_of(curs, rows)
 
 
-async def test_commands_of_unknown_outcome_are_not_decided_again_if_the_look_up_fails(
-    settings: Settings, log: Log
-) -> None:
+async def test_a_failed_look_up_of_an_outcome_stores_no_command_twice(settings: Settings, log: Log) -> None:
     with cutting_proxy(settings.postgres_url) as proxy:
         async with open_log(proxy.url, recorder_type=FailsOneLookUp) as events:
             conversation_id = await start(events)
@@ -188,7 +186,7 @@ async def test_commands_of_unknown_outcome_are_not_decided_again_if_the_look_up_
 
 
 @pytest.mark.parametrize("error", [None, MemoryError()], ids=["after the commit", "while the answer is awaited"])
-async def test_after_our_own_failure_a_sent_append_is_not_appended_again(
+async def test_a_failure_of_our_own_code_appends_nothing_twice(
     settings: Settings, log: Log, error: BaseException | None
 ) -> None:
     faulty = asyncio.Event()

@@ -481,7 +481,7 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da573686f776e87a776657273696f6e05a672616e67657390a662756467657409a6746f6b656e7308a8656e636f64696e67a165a872656e646572657204ae726571756573745f736861323536c40103a6726561736f6ea677696e646f77a56173696465c3",
     ),
 )
-"""The stored bytes of EXTENDED. FROZEN has those of EXAMPLES, by topic.
+"""The stored bytes of EXTENDED. FROZEN has the bytes of EXAMPLES, by topic.
 
 If a line changes, stored events of that type may become unreadable.
 """

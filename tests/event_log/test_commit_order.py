@@ -1,4 +1,4 @@
-"""Positions become visible in commit order: a follower of the log misses nothing."""
+"""Positions become visible in commit order, so a follower of the log misses nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -174,7 +174,7 @@ async def test_followers_do_miss_events_inserted_without_the_append_lock(setting
 def insert(connection: psycopg.Connection, tenant: str) -> int:
     """Inserts an event without the append lock. Returns its position.
 
-    Each transaction needs its own tenant: transactions of one tenant wait for each other.
+    Each transaction needs its own tenant, because transactions of one tenant wait for each other.
     """
     event = ItemAppended(item_id=mint("msg"), parent_id=None, branch=0, depth=1, item=b"{}", author="ann")
     row = connection.execute(

@@ -118,9 +118,7 @@ def test_look_ups_in_flight_are_repeated_when_the_server_ends(
 
 
 @usual_end
-def test_a_read_fails_at_once_when_the_server_ends_and_the_next_succeeds(
-    settings: Settings, last_bytes: bytes, reset: bool
-) -> None:
+def test_a_read_fails_at_once_when_the_server_ends(settings: Settings, last_bytes: bytes, reset: bool) -> None:
     async def scenario(proxy: EndingProxy) -> None:
         async def read(pool: Pool, seconds: float) -> None:
             async with pool.connection() as connection:

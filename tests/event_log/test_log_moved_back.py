@@ -110,7 +110,7 @@ async def test_after_a_restore_appends_take_one_round_trip_again(settings: Setti
 
 
 @pytest.mark.parametrize("command", ["refused", "unchanged", "with an item"])
-async def test_commands_are_decided_on_the_log_and_not_on_a_lost_cached_state(settings: Settings, command: str) -> None:
+async def test_commands_are_decided_on_the_log_and_not_on_the_cached_state(settings: Settings, command: str) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         await append(events, conversation_id, "kept")

@@ -24,7 +24,7 @@ def test_superseded_forms_of_append_at_once_do_not_exist(log: Log) -> None:
     assert ["prefix_rows" in arguments for (arguments,) in functions] == [False, True]
 
 
-def test_unknown_migrations_are_an_error_that_names_the_newest_ones(
+def test_unknown_migrations_are_an_error_that_names_the_newest(
     settings: Settings,
 ) -> None:
     unknown = ["9998_next.sql", "9999_after_next.sql"]
@@ -42,7 +42,7 @@ def test_unknown_migrations_are_an_error_that_names_the_newest_ones(
 
 def test_migrating_after_the_restore_of_an_older_dump_restores_the_epoch_triggers(settings: Settings, log: Log) -> None:
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        # As after `pg_restore --clean` of a dump that has no epoch: the table `log_epoch` stays.
+        # As after `pg_restore --clean` of a dump that has no epoch. The table `log_epoch` stays.
         connection.execute("DROP TRIGGER begin_log_epoch ON events")
         connection.execute("DROP TRIGGER begin_log_epoch_at_truncate ON events")
         connection.execute("DELETE FROM migrations WHERE name = '0011_log_epoch.sql'")
@@ -86,7 +86,7 @@ def test_a_delete_that_removes_no_row_begins_no_epoch(settings: Settings, log: L
     assert log.rows("SELECT epoch FROM log_epoch") == [(before,)]
 
 
-def test_after_the_restore_of_an_older_dump_api_keys_stay(
+def test_api_keys_stay_after_the_restore_of_an_older_dump(
     settings: Settings,
 ) -> None:
     """`pg_restore --clean` keeps the keys, but their migration has no row."""

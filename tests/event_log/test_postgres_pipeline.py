@@ -50,7 +50,7 @@ async def outcomes(*calls: Any) -> list[Any]:
     return [type(result) if isinstance(result, Exception) else result for result in results]
 
 
-async def test_calls_at_once_get_their_own_results(pipeline: PostgresPipeline) -> None:
+async def test_concurrent_calls_get_their_own_results(pipeline: PostgresPipeline) -> None:
     assert await outcomes(*(call(pipeline, number) for number in (1, 2, 4, 5))) == [100, 50, 25, 20]
 
 
@@ -77,7 +77,7 @@ async def test_a_call_that_fails_at_its_commit_does_not_stop_later_calls(
         await connection.execute("DROP TABLE once")
 
 
-async def test_a_result_that_libpq_reads_while_it_sends_is_not_lost(
+async def test_a_result_that_arrives_while_libpq_sends_is_not_lost(
     settings: Settings,
 ) -> None:
     statement = "SELECT length($2)::bigint FROM pg_sleep($1 / 1000.0)"
@@ -114,14 +114,14 @@ async def test_calls_in_flight_on_a_cut_connection_have_an_unknown_outcome(
     assert await outcomes(call(pipeline, 1), call(pipeline, 2)) == [100, 50]
 
 
-async def test_a_call_that_times_out_ends_the_call_behind_it_and_a_later_one_succeeds(
+async def test_a_call_that_times_out_ends_the_call_behind_it(
     pipeline: PostgresPipeline,
 ) -> None:
     assert await outcomes(call(pipeline, -20, 0.2), call(pipeline, 1)) == [ServerTimedOut, ServerTimedOut]
     assert await call(pipeline, 2) == 50
 
 
-async def test_the_next_call_does_not_get_the_result_of_a_cancelled_one(pipeline: PostgresPipeline) -> None:
+async def test_a_call_does_not_get_the_result_of_a_cancelled_call(pipeline: PostgresPipeline) -> None:
     first, second = (asyncio.create_task(call(pipeline, number)) for number in (-1, 1))
     await asyncio.sleep(0)
     first.cancel()
@@ -140,7 +140,7 @@ async def test_the_first_call_connects_and_later_calls_share_the_connection(
     assert len(pids) == 1
 
 
-async def test_a_value_that_its_type_cannot_hold_fails_alone(
+async def test_a_call_with_a_value_too_large_for_its_type_fails_alone(
     pipeline: PostgresPipeline,
 ) -> None:
     assert await outcomes(call(pipeline, 2**63), call(pipeline, 2)) == [psycopg.DataError, 50]

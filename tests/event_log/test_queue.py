@@ -176,7 +176,7 @@ async def test_both_tasks_end_when_the_last_requests_of_a_closed_queue_are_faile
     assert [getattr(failure, "outcome_unknown", None) for failure in failures] == [True, False]
 
 
-async def test_requests_start_when_the_one_that_blocks_them_is_failed() -> None:
+async def test_requests_start_when_the_request_before_them_is_failed() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()

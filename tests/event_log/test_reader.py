@@ -24,7 +24,7 @@ SIZE = 5_000
 BOUND = 12_000
 
 
-async def test_the_end_of_a_tenant_is_its_newest_event_unless_the_log_lost_it(
+async def test_the_end_of_a_tenant_is_the_tenants_newest_event(
     write: Writer, reader: EventReader, settings: Settings
 ) -> None:
     await write.start("a")

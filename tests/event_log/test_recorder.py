@@ -1,4 +1,4 @@
-"""The contract tests of the `eventsourcing` library for recorders, run against ours."""
+"""The tests that the `eventsourcing` library has for recorders, run against our recorder."""
 
 from collections.abc import Iterator
 

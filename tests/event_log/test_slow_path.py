@@ -24,14 +24,12 @@ OTHERS = 5
 
 
 async def append_all(events: EventLog, requests: Sequence[AppendRequest]) -> list[Appended | BaseException]:
-    """Appends all in one turn of the event loop, so that they make one batch."""
+    """Appends all in one turn of the event loop, so that the requests make one batch."""
     return await asyncio.gather(*map(events.append, requests), return_exceptions=True)
 
 
 @pytest.mark.parametrize("kind", ["refused", "unknown", "changes nothing", "names an item", "if_match"])
-async def test_a_command_that_cached_streams_cannot_decide_takes_the_lock_only_if_it_appends(
-    settings: Settings, log: Log, kind: str
-) -> None:
+async def test_a_slow_command_takes_the_append_lock_only_if_it_appends(settings: Settings, log: Log, kind: str) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder) as events:
         others = [await start(events) for _ in range(OTHERS)]
@@ -59,7 +57,7 @@ async def test_a_command_that_cached_streams_cannot_decide_takes_the_lock_only_i
     assert all(texts(log, conversation_id) == ["yes"] for conversation_id in others)
 
 
-async def test_after_a_refused_command_its_conversation_is_decided_in_order(settings: Settings, log: Log) -> None:
+async def test_commands_around_a_refused_command_are_decided_in_order(settings: Settings, log: Log) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder) as events:
         one, other = await start(events), await start(events)
@@ -80,7 +78,7 @@ async def test_after_a_refused_command_its_conversation_is_decided_in_order(sett
     assert texts(log, other) == ["x"]
 
 
-async def test_commands_with_the_key_of_a_refused_command_are_decided_with_it(settings: Settings, log: Log) -> None:
+async def test_commands_with_the_key_of_a_refused_command_are_still_decided(settings: Settings, log: Log) -> None:
     recorder, counts = counting_recorder()
     async with open_log(settings.postgres_url, recorder_type=recorder) as events:
         one, other, third = [await start(events) for _ in range(3)]
@@ -120,7 +118,7 @@ async def test_a_repeated_create_in_one_batch_starts_one_conversation(settings: 
     assert (counts.locked, counts.reads) == (0, 1)  # the second batch makes the read, because its key is already used
 
 
-async def test_cold_and_unknown_conversations_are_read_together(settings: Settings, log: Log) -> None:
+async def test_uncached_and_unknown_conversations_are_read_together(settings: Settings, log: Log) -> None:
     async with open_log(settings.postgres_url) as events:
         cold = [await start(events) for _ in range(OTHERS)]
         await append_all(events, [request(conversation_id, append_texts("before")) for conversation_id in cold])

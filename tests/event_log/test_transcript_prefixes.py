@@ -1,4 +1,4 @@
-"""The table `transcript_prefixes`: by a hash, it finds the item at which a sent transcript continues."""
+"""The table `transcript_prefixes` maps a hash to the item at which a transcript continues."""
 
 import asyncio
 from typing import Any
@@ -144,7 +144,7 @@ async def test_an_append_writes_its_prefixes_and_a_look_up_finds_them(
     assert {one.read_version for one in (a, b, c)} == {len(log.versions(conversation_id))}
 
 
-async def test_more_hashes_than_one_round_trip_takes_are_found_in_order(
+async def test_hashes_of_several_round_trips_are_found_in_order(
     events: EventLog, reader: EventReader, log: Log
 ) -> None:
     hashes = [str(number) for number in range(2 * MAX_HASHES + 1)]
@@ -159,7 +159,7 @@ async def test_more_hashes_than_one_round_trip_takes_are_found_in_order(
     assert [one.read_version for one in found] == [2, 2, 2]
 
 
-async def test_a_name_leads_to_the_conversation_that_got_it_last(
+async def test_a_name_leads_to_the_conversation_that_was_named_last(
     events: EventLog, reader: EventReader, log: Log
 ) -> None:
     older, newer = await start(events), await start(events)
@@ -362,7 +362,7 @@ async def test_a_row_whose_item_was_deleted_or_lost_is_not_found(
     assert await found(reader, *hashes_in(log)) == []
 
 
-async def test_of_many_prefixes_with_one_hash_the_newest_are_found(
+async def test_the_newest_of_many_prefixes_with_one_hash_are_found(
     events: EventLog, reader: EventReader, log: Log
 ) -> None:
     appended = [append("a") for _ in range(MAX_PREFIXES + 2)]
@@ -374,9 +374,7 @@ async def test_of_many_prefixes_with_one_hash_the_newest_are_found(
     assert items == [command.items[0].item_id for command in reversed(appended)][:MAX_PREFIXES]
 
 
-async def test_after_the_restore_of_an_older_dump_the_migration_removes_lost_rows(
-    events: EventLog, log: Log, settings: Settings
-) -> None:
+async def test_the_migration_removes_rows_of_lost_events(events: EventLog, log: Log, settings: Settings) -> None:
     kept, lost = await start(events), await start(events)
     await events.append(request(kept, append("kept")))
     await events.append(request(lost, append("lost")))

@@ -1,4 +1,4 @@
-"""How long the server waits, how large answers take turns, and which heads of requests it accepts."""
+"""How long the server waits, how large answers take turns, and which heads of requests the server accepts."""
 
 import asyncio
 import json
@@ -231,7 +231,7 @@ async def test_a_body_may_take_longer_while_more_of_it_arrives(server: Server) -
         assert (await client.answer())[2]["bytes"] == 10
 
 
-async def test_a_body_the_application_does_not_read_yet_does_not_time_out(server: Server) -> None:
+async def test_a_body_that_the_application_reads_late_does_not_time_out(server: Server) -> None:
     size = 3_000_000
     async with client_of(server) as client:
         client.send(b"POST /slow HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
@@ -276,7 +276,7 @@ async def test_an_incomplete_second_request_does_not_cut_off_the_first_answer(se
         assert (await client.answer())[2] == {"bytes": 1}
 
 
-async def test_a_large_answer_waits_until_clients_have_read_the_others() -> None:
+async def test_a_large_answer_waits_until_clients_have_read_other_answers() -> None:
     limits = Limits(max_unread_bytes=20_000_000, check_seconds=0.05)
     async with served(limits) as server, client_of(server, receive_buffer=262_144) as client:
         client.pause_reading()
@@ -296,7 +296,7 @@ async def take_turn(connections: Connections) -> None:
         pass
 
 
-async def test_while_much_is_unread_slow_clients_are_disconnected_sooner() -> None:
+async def test_slow_clients_are_disconnected_sooner_while_much_is_unread() -> None:
     limits = Limits(write_seconds=60, crowded_write_seconds=0.2, max_unread_bytes=20_000_000, check_seconds=0.05)
     async with served(limits) as server, client_of(server, receive_buffer=4096) as client:
         client.pause_reading()

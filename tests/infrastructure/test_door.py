@@ -269,7 +269,7 @@ async def test_the_official_sdk_says_why_it_was_refused_and_does_not_retry(port:
     assert len(issued) == 1
 
 
-async def test_a_large_body_without_a_credential_gets_its_401(port: int) -> None:
+async def test_a_large_body_without_a_credential_is_a_401(port: int) -> None:
     async with httpx.AsyncClient(timeout=20) as client:
         answer = await client.post(f"http://127.0.0.1:{port}/v1/import", content=b"x" * 5_000_000)
     assert answer.status_code == 401
@@ -353,7 +353,7 @@ async def open_api() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_without_a_login_every_request_is_let_in_whatever_its_credential(
+async def test_without_a_login_every_credential_is_let_in(
     open_api: httpx.AsyncClient,
 ) -> None:
     sent: list[dict[str, Any]] = [{}, {"Authorization": "Bearer any"}, {"Authorization": "Basic x"}]

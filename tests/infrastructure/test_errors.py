@@ -11,7 +11,7 @@ def test_an_unknown_outcome_does_not_ask_the_client_to_repeat_the_request() -> N
     assert "retry-after" not in answer.headers
 
 
-def test_when_nothing_was_appended_the_client_is_asked_to_repeat_the_request() -> None:
+def test_an_append_that_stored_nothing_asks_the_client_to_repeat_the_request() -> None:
     answer = as_api_error(LogUnavailable(outcome_unknown=False)).response()
     assert answer.status_code == 503
     assert answer.headers["x-should-retry"] == "true"

@@ -1,4 +1,4 @@
-"""Server-sent events: their comments, the end of a failed stream, and JSON on one line."""
+"""Server-sent events."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def test_no_comment_is_sent_within_an_event() -> None:
     assert await sent_by(two(), 3 * COMMENT_SECONDS) == [b"data: 1\n\n", b"data: 2\n\n"]
 
 
-async def test_a_stream_that_fails_leaves_no_task_running() -> None:
+async def test_a_failed_stream_leaves_no_task_running() -> None:
     async def fails() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""`HeartbeatWatch`: one process watches whether another one is dead, by its own clock."""
+"""`HeartbeatWatch` finds dead processes by its own clock."""
 
 from collections.abc import Callable
 
@@ -43,7 +43,7 @@ def test_one_read_after_a_long_freeze_declares_nobody_dead() -> None:
     assert looks_until_dead(watching, clock, 1, 1_000_000) == DEAD_AFTER / (2 * INTERVAL)
 
 
-def test_after_start_over_the_time_is_counted_from_the_beginning() -> None:
+def test_start_over_forgets_the_time_that_has_passed() -> None:
     clock = ManualClock()
     watching = watch(clock)
     looks_until_dead(watching, clock, 1, INTERVAL)

@@ -1,4 +1,7 @@
-"""Tokens that are checked with the published keys of the user service. It may be down or slow, or give no usable answer."""
+"""Tokens that are checked with the published keys of the user service.
+
+The service may be down or slow, or give no usable answer.
+"""
 
 import asyncio
 import base64
@@ -52,7 +55,7 @@ async def test_each_kind_of_key_is_accepted_and_the_keys_are_read_once() -> None
         assert service.requests == 1
 
 
-async def test_a_wrong_signature_and_one_with_another_key_or_algorithm_are_refused() -> None:
+async def test_a_signature_with_another_key_or_algorithm_is_refused() -> None:
     with user_service(RSA, EC, ED) as service:
         checked = verifier(service)
         assert await refusal(checked, ED.token()[:-4] + "AAAA") == NOT_VALID
@@ -64,7 +67,7 @@ async def test_a_wrong_signature_and_one_with_another_key_or_algorithm_are_refus
         assert await refusal(checked, jwt.encode(claims(), RSA.private, "PS256", {"kid": "rsa"})) == NOT_ACCEPTED
 
 
-async def test_without_a_key_id_the_only_key_of_the_algorithm_counts() -> None:
+async def test_the_only_key_of_an_algorithm_needs_no_key_id() -> None:
     nameless = SigningKey(None, "EdDSA")
     with user_service(RSA, nameless) as service:
         checked = verifier(service)
@@ -142,10 +145,10 @@ async def test_tokens_with_unknown_key_ids_do_not_cause_many_reads() -> None:
         assert await checked.principal_of(ED.token())
         await asyncio.sleep(0.2)
         await asyncio.gather(*(refusal(checked, token) for token in tokens))
-        assert service.requests == 2  # all waited for one read
+        assert service.requests == 2  # all tokens waited for one read
 
 
-async def test_until_keys_were_read_each_token_makes_the_store_try_again() -> None:
+async def test_each_token_makes_the_store_try_again_until_it_has_keys() -> None:
     with user_service(ED) as service:
         port = service.port
         service.answer = lambda: (500, b"")
@@ -231,7 +234,7 @@ async def test_while_the_keys_change_no_valid_token_is_refused() -> None:
 
         senders = [asyncio.create_task(send()) for _ in range(8)]
         for number in range(1, len(keys)):
-            # Valid tokens may have old keys.
+            # Old keys stay published, so tokens with old keys are valid.
             service.publish(*keys[: number + 1])
             current = number
             await asyncio.sleep(0.03)

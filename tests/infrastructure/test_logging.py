@@ -90,7 +90,7 @@ def test_a_line_begins_with_the_fields_that_the_schema_wants_first(
     assert list(json.loads(capsysbinary.readouterr().out))[:3] == ["@timestamp", "log.level", "message"]
 
 
-def test_a_line_equals_what_elastics_own_formatter_writes(lines: Lines) -> None:
+def test_elastics_formatter_writes_the_same_line(lines: Lines) -> None:
     log().info("item_appended", request_id="req_1", duration_ns=12_000)
     (line,) = lines()
     own = dict(line)
@@ -117,7 +117,7 @@ def test_fields_bound_to_the_context_are_on_every_line(lines: Lines) -> None:
     ]
 
 
-def test_known_names_have_fields_of_their_own_and_others_become_labels(lines: Lines) -> None:
+def test_fields_that_the_schema_lacks_become_labels(lines: Lines) -> None:
     assert len(set(FIELDS.values())) == len(FIELDS)
     log().info("request", request_id="req_1", route="/v1/{id}", projection="conversations", **{"a.b": 1})
     (line,) = lines()
@@ -211,7 +211,7 @@ def test_the_message_of_our_own_error_is_logged_with_its_cause(lines: Lines) -> 
 
 
 @pytest.mark.parametrize("package", sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}))
-def test_the_message_of_an_error_of_any_of_our_packages_is_logged(lines: Lines, package: str) -> None:
+def test_error_messages_of_each_of_our_packages_are_logged(lines: Lines, package: str) -> None:
     kind = type("Failed", (Exception,), {"__module__": f"{package}.errors"})
     log().error("reply_failed", exc_info=kind("resp_1 failed"))
     (line,) = lines()
@@ -314,7 +314,7 @@ fails()
 """
 
 
-def test_crashes_of_a_thread_and_of_the_process_are_lines_too() -> None:
+def test_crashes_of_a_thread_and_of_the_process_are_logged() -> None:
     ended = subprocess.run([sys.executable, "-c", CRASHES], capture_output=True, text=True, check=False)
     messages = [json.loads(line)["message"] for line in ended.stdout.splitlines()]
     assert (ended.returncode, messages, ended.stderr) == (1, ["thread_failed", "process_failed"], "")
@@ -371,7 +371,7 @@ SECRET = "hunter2/with@signs"
         "Incorrect API key provided: sk-proj-hunter2hunter2hunter2",
     ],
 )
-def test_secrets_and_texts_that_look_like_secrets_are_masked_everywhere(
+def test_secrets_and_texts_that_look_like_secrets_are_masked(
     restored: None, capsysbinary: pytest.CaptureFixture[bytes], text: str
 ) -> None:
     configure_logging("command-api", "INFO", "ecs", [SECRET, "none"])

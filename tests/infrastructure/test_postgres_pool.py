@@ -1,4 +1,4 @@
-"""A connection returns to the Postgres pool even if the task that returns it is cancelled meanwhile."""
+"""Cancelled tasks return their connections to the Postgres pool."""
 
 import asyncio
 from contextlib import suppress

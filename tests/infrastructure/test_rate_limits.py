@@ -30,7 +30,7 @@ def test_without_the_variable_nothing_is_limited() -> None:
 
 
 @pytest.mark.parametrize("text", ["recommended", " recommended\n"])
-def test_one_word_stands_for_the_recommended_limits(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_word_recommended_stands_for_the_recommended_limits(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(text, monkeypatch) == RECOMMENDED
     assert RECOMMENDED.tenant.requests
     assert RECOMMENDED.key.requests_a_second

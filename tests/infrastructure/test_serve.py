@@ -1,4 +1,4 @@
-"""How an API is served: running streams at SIGTERM, and how many files it may open."""
+"""`serve`: running streams at SIGTERM, and the limit of open files."""
 
 import http.client
 import resource
@@ -36,7 +36,7 @@ serve(Starlette(routes=[Route("/", stream)]), Settings(), Metrics(), shutdown, C
 """
 
 
-def test_at_sigterm_a_running_stream_sends_its_last_chunk() -> None:
+def test_a_running_stream_sends_its_last_chunk_at_sigterm() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-P", "-c", APP, str(listener.fileno())]
         with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, pass_fds=[listener.fileno()]) as process:

@@ -65,7 +65,7 @@ def test_the_modes_of_authentication_are_a_list(mode: str, meant: str) -> None:
         ({"auth_clock_skew": -1}, "auth_clock_skew"),
     ],
 )
-def test_an_authentication_that_cannot_work_is_refused_at_start(changed: dict[str, Any], message: str) -> None:
+def test_settings_of_an_authentication_that_cannot_work_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(**changed)
     assert message in str(refused.value)

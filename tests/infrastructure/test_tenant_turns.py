@@ -28,7 +28,7 @@ async def test_a_second_tenant_gets_a_turn_at_once() -> None:
     assert holding == 10
 
 
-async def test_a_further_tenant_waits_until_turns_are_given_back() -> None:
+async def test_a_third_tenant_waits_until_turns_are_given_back() -> None:
     turns = TenantTurns(total=3, per_tenant=2)
     async with AsyncExitStack() as stack:
         for tenant in ("a", "a", "b"):

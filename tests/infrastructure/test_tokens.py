@@ -79,7 +79,7 @@ async def test_the_names_of_the_claims_can_be_configured() -> None:
         ({"sub": None}, "The token's claim `sub` must name a user"),
     ],
 )
-async def test_a_token_with_a_wrong_claim_is_refused_with_this_message(changed: dict[str, Any], message: str) -> None:
+async def test_a_token_with_a_wrong_claim_is_refused(changed: dict[str, Any], message: str) -> None:
     assert (await refusal(token(**changed))).startswith(message)
 
 
@@ -88,7 +88,7 @@ async def test_times_may_differ_by_the_configured_clock_skew() -> None:
     assert await refusal(token(exp=time.time() - 20), auth_clock_skew=10) == "The token has expired."
 
 
-async def test_the_audience_and_the_issuer_are_those_of_the_settings() -> None:
+async def test_the_audience_and_the_issuer_must_agree_with_the_settings() -> None:
     configured: dict[str, Any] = {"auth_audience": "store", "auth_issuer": "https://users.example"}
     good: dict[str, Any] = {"aud": ["other", "store"], "iss": "https://users.example"}
     assert await verifier(**configured).principal_of(token(**good))
@@ -167,7 +167,7 @@ async def test_an_algorithm_needs_a_secret_that_is_long_enough() -> None:
                 assert "an algorithm that this store accepts" in await refusal(sent, auth_secret=secret)
 
 
-async def test_a_token_that_was_accepted_is_refused_once_it_has_expired() -> None:
+async def test_an_accepted_token_is_refused_after_it_expires() -> None:
     checked = verifier(auth_clock_skew=0)
     ends_at = int(time.time()) + 2
     sent = token(exp=ends_at)

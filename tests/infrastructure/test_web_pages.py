@@ -311,7 +311,7 @@ NAVIGATION = (("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"))
 
 
 @pytest.mark.parametrize("path", ["/docs", "/console"])
-async def test_a_link_may_open_a_page_of_the_store_but_no_frame(path: str) -> None:
+async def test_a_link_may_open_a_page_of_the_store_but_a_frame_may_not(path: str) -> None:
     store = Store()
     assert (await store.ask("GET", path, LOCAL, *NAVIGATION, ("sec-fetch-dest", "document"))).status in (200, 404)
     for dest in ("iframe", "embed", "image", "empty"):

@@ -197,7 +197,7 @@ async def test_text_bytes_and_fragments_are_echoed(
         assert await client.recv() == b"\x00\xff"
 
 
-async def test_bytes_that_follow_the_handshake_in_one_chunk_are_the_first_message(server: Server) -> None:
+async def test_a_message_that_arrives_together_with_the_handshake_is_read(server: Server) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     frame = Frame(Opcode.TEXT, b"early").serialize(mask=True)
@@ -213,7 +213,7 @@ async def test_a_too_large_message_closes_the_socket_with_code_1009(server: Serv
         error = json.loads(await client.recv())
         assert (error["type"], error["status"], error["error"]["code"]) == ("error", 413, "request_too_large")
         assert (await closed_with(client))[0] == 1009
-    async with connect(f"{server.url}/echo", max_size=None) as client:  # only the whole message is too large
+    async with connect(f"{server.url}/echo", max_size=None) as client:  # each fragment is small enough
         with contextlib.suppress(ConnectionClosed):
             await client.send("x" * 100_000 for _ in range(100))
         assert json.loads(await client.recv())["status"] == 413
@@ -271,7 +271,7 @@ async def test_a_client_that_answers_no_ping_or_reads_nothing_is_disconnected(se
 
 
 @pytest.mark.parametrize("frame", [b"\x88\x80mask", b"\x83\x80mask"], ids=["closes", "breaks the protocol"])
-async def test_an_endless_app_stops_when_its_client_closes_the_socket(server: Server, frame: bytes) -> None:
+async def test_an_endless_app_stops_when_its_socket_is_closed(server: Server, frame: bytes) -> None:
     server.ended.clear()
     client = await connect(f"{server.url}/flood")
     client.transport.write(frame)

@@ -181,7 +181,7 @@ async def test_a_redis_key_that_holds_another_type_is_replaced(settings: Setting
         assert all(process.shared.is_available for process in several)
 
 
-async def test_tokens_above_the_limit_count_longer_and_also_for_other_processes(
+async def test_tokens_above_the_limit_count_longer_than_a_minute(
     settings: Settings,
 ) -> None:
     async with processes(settings.redis_url, 1_000) as [one, other]:
@@ -210,7 +210,7 @@ async def test_the_number_of_replies_at_once_is_exact(
         assert sum(await asyncio.gather(*(process.begin_reply() for process in (one, other) * 10))) == 1
 
 
-async def test_redis_knows_the_running_replies_again_soon_after_it_lost_all_data(
+async def test_running_replies_are_counted_again_soon_after_redis_lost_all_data(
     settings: Settings, server: Redis
 ) -> None:
     async with processes(settings.redis_url, 3) as [one, other]:
@@ -231,7 +231,7 @@ async def frozen(client: Redis) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, pytest.param(frozen, id="frozen")])
-async def test_without_an_answer_of_redis_each_process_counts_by_itself(fault: Fault) -> None:
+async def test_each_process_counts_by_itself_while_redis_does_not_answer(fault: Fault) -> None:
     async with (
         own_valkey() as url,
         Redis.from_url(url) as client,
@@ -243,7 +243,7 @@ async def test_without_an_answer_of_redis_each_process_counts_by_itself(fault: F
             started = time.monotonic()
             let_in = await send(several, 100)
             assert time.monotonic() - started < 0.5
-            assert 8 <= let_in <= 20  # each process has 9 left by itself, together 8
+            assert 8 <= let_in <= 20  # one process alone has 9 left, both together have 8
             assert not any(process.requests.has(time.monotonic(), is_shared=False) for process in several)
             assert await several[0].begin_reply()
             assert await several[0].has_tokens()

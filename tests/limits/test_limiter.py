@@ -1,4 +1,4 @@
-"""Tests of the limiter of one process, without Redis."""
+"""The limiter of one process, without Redis."""
 
 import time
 
@@ -35,7 +35,7 @@ async def allowed(limits: Limiter, sender: Principal, requests: int = 10) -> int
     return requests_allowed
 
 
-async def test_each_subject_has_a_limit_and_each_tenant_another() -> None:
+async def test_subjects_and_tenants_have_separate_limits() -> None:
     limits = limiter(tenant={"requests": 8}, subject={"requests": 5})
 
     assert await allowed(limits, principal("ann")) == 5
@@ -52,7 +52,7 @@ async def test_the_limit_of_a_key_does_not_apply_to_requests_without_a_key() -> 
     assert await allowed(limits, principal("ann")) == 10
 
 
-async def test_an_idle_principal_is_forgotten_unless_it_still_follows() -> None:
+async def test_an_idle_principal_is_forgotten_unless_its_stream_is_open() -> None:
     limits = limiter(tenant=EVERY, subject=EVERY)
     for number in range(5):
         await Allowance(limits, principal(f"user {number}")).request()
@@ -77,7 +77,7 @@ async def test_without_limits_nobody_is_remembered() -> None:
     assert limits.remembered == 0
 
 
-def test_after_an_excess_requests_are_refused_for_about_max_debt_seconds() -> None:
+def test_requests_are_refused_for_about_max_debt_seconds_after_an_excess() -> None:
     burst = BurstCount(10)
     for _ in range(10):
         assert burst.has(100.0)

@@ -15,7 +15,7 @@ def test_a_use_that_fits_counts_for_a_minute() -> None:
     assert window.left(161.0) == 10
 
 
-def test_when_nothing_is_left_then_free_in_is_the_time_until_something_is_left() -> None:
+def test_free_in_is_the_time_until_something_is_left() -> None:
     window = Window(10)
     window.add(100.0, 3)
     window.add(130.5, 7)

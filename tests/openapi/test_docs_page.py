@@ -1,4 +1,4 @@
-"""`/docs` works offline: the page, and everything that it loads, come from this store."""
+"""`/docs` works offline. The page and the files that it loads come from this store."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ async def test_the_page_names_only_served_urls_of_this_store(api: httpx.AsyncCli
         assert len(answer.content) > 1000
 
 
-async def test_the_style_loads_nothing_and_the_script_is_swagger_ui(api: httpx.AsyncClient) -> None:
+async def test_the_style_loads_no_other_file_and_the_script_is_swagger_ui(api: httpx.AsyncClient) -> None:
     style = (await api.get("/docs/swagger-ui.css")).text
     assert not re.findall(r"url\((?!['\"]?data:)[^)]*\)|@import", style)
     script = await api.get("/docs/swagger-ui-bundle.js")

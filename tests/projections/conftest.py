@@ -15,7 +15,7 @@ from tests.queries.writer import Writer
 
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
-    """Logs tracebacks without local variables: printing them takes seconds."""
+    """Logs tracebacks without local variables, because printing the variables takes seconds."""
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger("info"),

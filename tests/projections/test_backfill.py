@@ -85,7 +85,7 @@ async def test_a_page_of_large_events_is_written_in_parts(write: Writer, world: 
     assert [comparison.different for comparison in result.compared] == [0] * len(MONGO_VIEWS)
 
 
-async def test_a_page_that_takes_longer_than_a_statement_timeout_is_written(write: Writer, world: World) -> None:
+async def test_a_page_that_takes_longer_than_the_statement_timeout_is_written(write: Writer, world: World) -> None:
     conversation = await write.start()
     for _ in range(30):
         await write.append(conversation, randbytes(700_000).hex())  # more than the sockets' buffers hold

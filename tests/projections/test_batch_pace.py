@@ -24,7 +24,7 @@ from tests.queries.writer import Writer
     ("events_per_second", "expected"),
     [(0, 0.02), (500, 0.02), (BUSY_EVENTS_PER_SECOND - 10, 0.02), (BUSY_EVENTS_PER_SECOND + 10, BUSY_BATCH_SECONDS)],
 )
-def test_batches_are_far_apart_only_from_the_busy_rate_on(events_per_second: int, expected: float) -> None:
+def test_batches_are_far_apart_only_above_the_busy_rate(events_per_second: int, expected: float) -> None:
     now = 1_000.0
     pace = BatchPace(lambda: now)
     paces = set()
@@ -63,7 +63,7 @@ class Paced(MongoViews):
         return await super().apply(view_positions, batch)
 
 
-async def test_a_view_that_keeps_up_waits_between_batches_and_one_behind_does_not(write: Writer, world: World) -> None:
+async def test_only_a_view_that_keeps_up_waits_between_batches(write: Writer, world: World) -> None:
     conversation = await write.start()
     await write.append(conversation, *["one"] * (BATCH_EVENTS - 1))
     await write.append(conversation, *["two"] * BATCH_EVENTS)

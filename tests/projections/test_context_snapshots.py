@@ -1,4 +1,4 @@
-"""Context snapshots: each equals one that is made from the log."""
+"""Each context snapshot equals a snapshot that is made from the log."""
 
 import asyncio
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ async def test_a_batch_that_is_applied_again_changes_nothing(write: Writer, worl
     assert await world.snapshots() == snapshots == await world.snapshots_by_log()
 
 
-async def test_events_that_are_applied_alone_give_the_snapshots_of_the_log(write: Writer, world: World) -> None:
+async def test_events_applied_one_by_one_give_the_snapshots_of_the_log(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     for recorded in await world.events():
         await _project(world, recorded.position - 1, recorded.position)
@@ -140,7 +140,7 @@ async def test_a_snapshot_that_missed_an_event_is_refilled(write: Writer, world:
     assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
 
 
-async def test_a_snapshot_from_the_middle_of_a_batch_gets_the_rest_of_it(write: Writer, world: World) -> None:
+async def test_a_snapshot_at_the_middle_of_a_batch_gets_the_later_events(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two", "three")
     await refill(world.reader, world.redis, TENANT, conversation, 2)
     await _project(world)
@@ -291,7 +291,7 @@ async def test_retracting_a_covered_item_leaves_an_earlier_summary_or_none(write
     assert seen == ["To 5.", "To 3.", None, "To 5.", "To 3.", None]
 
 
-async def test_a_summary_that_its_own_batch_withdraws_is_not_in_the_snapshot(write: Writer, world: World) -> None:
+async def test_a_summary_withdrawn_in_the_same_batch_is_not_in_the_snapshot(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     ids = await write.append(conversation, "x", "y")
     await _project(world)
@@ -613,7 +613,7 @@ async def _apply_and_flush(
     await view.flush()
 
 
-async def test_a_moved_head_reads_only_what_the_paths_do_not_share(write: Writer, world: World) -> None:
+async def test_items_that_both_paths_share_are_not_read_again_when_the_head_moves(write: Writer, world: World) -> None:
     conversation = BranchedConversation(write, await write.start())
     _, _, third, _, fifth, last = await conversation.append(*(f"number {number}" for number in range(6)))
     await _project(world)

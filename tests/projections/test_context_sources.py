@@ -216,7 +216,7 @@ async def _context(
 
 
 @pytest.mark.parametrize("histories", [4, pytest.param(150, marks=pytest.mark.endless)])
-async def test_after_random_commands_snapshot_and_log_give_the_same_context(
+async def test_snapshot_and_log_give_the_same_context_after_random_commands(
     histories: int, write: Writer, world: World
 ) -> None:
     compared = 0

@@ -32,7 +32,7 @@ async def test_an_observer_that_was_frozen_takes_no_partition_of_a_living_projec
         assert (await other.renew()).leases == before[1].leases
 
 
-async def test_a_dead_projector_is_replaced_after_several_looks(
+async def test_a_dead_projector_loses_its_partitions_after_alive_seconds(
     world: World,
 ) -> None:
     clock = ManualClock()
@@ -44,7 +44,7 @@ async def test_a_dead_projector_is_replaced_after_several_looks(
     assert len((await observer.renew()).leases) == PARTITIONS
 
 
-async def test_after_failed_renewals_nobody_is_replaced_early(world: World) -> None:
+async def test_no_projector_is_replaced_after_failed_renewals(world: World) -> None:
     clock = ManualClock()
     dead, observer = Leases(world.pool, mint_uuid()), Leases(world.pool, mint_uuid(), clock)
     await renew_all([dead, observer])
@@ -67,7 +67,7 @@ async def _failing_renewals(world: World) -> AsyncIterator[None]:
             await connection.execute(rename.format("away", "projectors").encode())
 
 
-async def test_after_the_lease_table_was_lost_leases_exceed_those_in_mongodb(write: Writer, world: World) -> None:
+async def test_new_leases_exceed_the_leases_in_mongodb(write: Writer, world: World) -> None:
     await write.start("one")
     await world.catch_up()
     far_ahead = 2**52  # far above any clock's time in milliseconds

@@ -104,7 +104,7 @@ async def test_the_document_of_a_large_reply_that_ends_early_is_shortened(
 @pytest.mark.parametrize(
     "parameters", [b"{}", NUMBERS, msgspec.json.encode({"instructions": "\x01" * 1_000_000, "tools": []})]
 )
-async def test_of_too_much_input_each_item_above_its_share_is_shortened(
+async def test_only_the_large_items_of_too_much_input_are_shortened(
     parameters: bytes, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")

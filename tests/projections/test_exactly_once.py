@@ -44,7 +44,7 @@ async def test_two_projectors_on_the_same_views_write_nothing_twice(write: Write
     assert await world.matches_log_but_may_lack_snapshots()  # a snapshot may be missing after a takeover, but never old
 
 
-async def test_the_late_write_of_a_batch_that_another_projector_wrote_fails(write: Writer, world: World) -> None:
+async def test_a_batch_that_another_projector_wrote_cannot_be_written_again(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     batch = await world.batch()
     await world.catch_up()
@@ -54,7 +54,7 @@ async def test_the_late_write_of_a_batch_that_another_projector_wrote_fails(writ
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_a_batch_from_before_a_view_started_over_is_not_written(write: Writer, world: World) -> None:
+async def test_a_late_batch_is_not_written_after_its_view_started_over(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     view_positions = await world.view_positions()
@@ -72,9 +72,7 @@ async def test_a_batch_from_before_a_view_started_over_is_not_written(write: Wri
     assert await world.matches_log()
 
 
-async def test_several_projectors_that_start_a_view_at_once_leave_no_collection_over(
-    write: Writer, world: World
-) -> None:
+async def test_projectors_that_start_a_view_over_together_leave_one_collection(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     starts = [MongoViews(world.database).start_over("items", 0, only_incomplete=True) for _ in range(4)]
     outcomes = await asyncio.gather(*starts, return_exceptions=True)
@@ -88,7 +86,7 @@ async def test_several_projectors_that_start_a_view_at_once_leave_no_collection_
     assert names == [(await world.statuses())["items"].collection]
 
 
-async def test_a_batch_that_inserts_an_existing_document_fails_whole(write: Writer, world: World) -> None:
+async def test_a_batch_that_inserts_an_existing_document_writes_nothing(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     batch = await world.batch()
     planted = next(iter((await world.expected_documents())["items"].values()))
@@ -104,7 +102,7 @@ async def test_a_batch_that_inserts_an_existing_document_fails_whole(write: Writ
     assert (await world.statuses())["items"].position == 0
 
 
-async def test_a_batch_that_changes_a_missing_document_fails_whole(write: Writer, world: World) -> None:
+async def test_a_batch_that_changes_a_missing_document_writes_no_item(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     await world.catch_up()
     view_positions = await world.view_positions()
@@ -146,7 +144,7 @@ async def test_the_slower_of_two_projectors_drops_no_collection_of_the_other(wri
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_the_error_of_a_batch_after_positions_moved_is_position_moved(write: Writer, world: World) -> None:
+async def test_a_batch_whose_positions_moved_fails_with_position_moved(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     view_positions, batch = await world.view_positions(), await world.batch()

@@ -35,7 +35,7 @@ async def _add_items_directly(world: World, conversation_id: str) -> int:
     return await items.count_documents({})
 
 
-async def test_after_an_interrupted_large_deletion_nothing_is_left(write: Writer, world: World) -> None:
+async def test_an_interrupted_large_deletion_is_finished_later(write: Writer, world: World) -> None:
     large = await write.start("one", "two")
     other = await write.start("stays")
     await world.catch_up()
@@ -65,7 +65,7 @@ async def test_after_an_interrupted_large_deletion_nothing_is_left(write: Writer
     assert await world.matches_log()
 
 
-async def test_a_late_deletion_after_the_view_started_over_removes_nothing(write: Writer, world: World) -> None:
+async def test_a_deletion_removes_nothing_if_the_view_started_over_meanwhile(write: Writer, world: World) -> None:
     large = await write.start("one")
     await world.catch_up()
     count = await _add_items_directly(world, large)

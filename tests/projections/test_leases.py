@@ -112,7 +112,7 @@ async def test_a_projector_that_froze_while_it_took_partitions_blocks_nobody(
         await renewing
 
 
-async def test_leases_still_grow_after_the_lease_table_was_lost(world: World) -> None:
+async def test_lease_numbers_still_grow_after_the_lease_table_was_lost(world: World) -> None:
     [before] = await renew_all([Leases(world.pool, mint_uuid())])
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
@@ -183,7 +183,7 @@ async def shared_by(world: World, count: int) -> bool:
     return None not in holders and len(holders) == count
 
 
-async def test_a_holder_of_restored_older_leases_takes_newer_ones(write: Writer, world: World) -> None:
+async def test_a_projector_takes_newer_leases_after_older_ones_were_restored(write: Writer, world: World) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(world.projector().run(stop))
     await write.start("one")

@@ -79,7 +79,7 @@ async def test_views_ahead_of_an_emptied_log_start_over(write: Writer, live: Wor
     assert started_over == set(ALL_VIEWS)
 
 
-async def test_after_a_restore_reads_say_503_until_the_views_are_built_again(
+async def test_reads_answer_503_after_a_restore_until_the_views_are_rebuilt(
     write: Writer, world: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -108,7 +108,7 @@ async def test_after_a_restore_reads_say_503_until_the_views_are_built_again(
     assert await world.matches_log()
 
 
-async def test_a_restore_under_a_running_projector_shows_no_lost_item_afterwards(
+async def test_no_lost_item_is_shown_after_a_restore_under_a_running_projector(
     write: Writer, live: World, backup: Path
 ) -> None:
     conversation = await write.start("kept")
@@ -145,7 +145,7 @@ async def test_views_are_built_again_after_a_row_was_removed(write: Writer, worl
     assert await world.matches_log()
 
 
-async def test_after_a_restart_of_postgres_views_stay_and_are_read(write: Writer, world: World) -> None:
+async def test_a_restart_of_postgres_starts_no_view_over(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     await world.catch_up()
     collections = {position.collection for position in await world.view_positions()}

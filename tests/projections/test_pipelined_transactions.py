@@ -72,7 +72,7 @@ async def test_the_commit_fails_if_a_failed_answer_is_not_read(session: AsyncCli
     assert await stored_ids(world) == [0]
 
 
-async def test_more_bytes_than_are_sent_at_once_are_written(session: AsyncClientSession, world: World) -> None:
+async def test_a_transaction_of_27_megabytes_is_written(session: AsyncClientSession, world: World) -> None:
     large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
     async with pipelined_transaction(world.database, session) as send:
         assert [answer.read()["n"] for answer in await send([insert(document) for document in large])] == [1, 1, 1]
@@ -179,7 +179,7 @@ async def test_the_locks_of_a_cancelled_transaction_are_free_at_once(
         {"ok": 1, "writeConcernError": {"code": 91, "errmsg": "ShutdownInProgress"}},
     ],
 )
-async def test_a_commit_of_unknown_outcome_has_the_label_of_pymongo(
+async def test_the_error_of_a_commit_of_unknown_outcome_has_pymongos_label(
     session: AsyncClientSession, world: World, answer: dict[str, Any]
 ) -> None:
     async def exchange_without_outcome(
@@ -218,7 +218,7 @@ PRIVATE_API: Final[dict[str, tuple[Callable[..., Any], list[str]]]] = {
 
 
 @pytest.mark.parametrize("name", PRIVATE_API)
-def test_private_functions_of_pymongo_have_the_parameters_of_the_pipeline(
+def test_private_functions_of_pymongo_have_the_parameters_that_the_pipeline_uses(
     name: str,
 ) -> None:
     function, expected = PRIVATE_API[name]
@@ -228,9 +228,7 @@ def test_private_functions_of_pymongo_have_the_parameters_of_the_pipeline(
     )
 
 
-async def test_connections_and_sessions_of_pymongo_have_the_attributes_of_the_pipeline(
-    session: AsyncClientSession, world: World
-) -> None:
+async def test_pymongo_has_the_attributes_that_the_pipeline_uses(session: AsyncClientSession, world: World) -> None:
     changed = (
         "pymongo changed: check infrastructure/stores/mongo_pipeline.py against the new version before raising the pin"
     )

@@ -1,4 +1,4 @@
-"""An event that cannot be applied parks only its conversation. No other event is skipped."""
+"""An event that cannot be applied parks only its conversation. No event of another conversation is skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -112,7 +112,7 @@ async def test_an_unreadable_event_parks_only_its_conversation_until_a_repair(wr
     assert (await world.snapshots())[snapshot_keys("default", victim)[0]].version == 5
 
 
-async def test_a_view_that_diverges_in_one_conversation_parks_it_alone(write: Writer, world: World) -> None:
+async def test_a_view_parks_only_the_conversation_in_which_it_diverges(write: Writer, world: World) -> None:
     await world.catch_up()
     await write_many_kinds(write)
     victim = await write.start("to be planted")
@@ -156,7 +156,7 @@ async def test_a_view_that_diverges_in_one_conversation_parks_it_alone(write: Wr
     assert await world.matches_log()
 
 
-async def test_a_parked_conversation_that_is_deleted_stays_parked_only_in_totals(write: Writer, world: World) -> None:
+async def test_a_deleted_conversation_stays_parked_only_in_totals(write: Writer, world: World) -> None:
     victim = await write.start("secret", "more")
     other = await write.start("stays")
     await world.catch_up()
@@ -242,7 +242,7 @@ async def test_an_event_that_soon_becomes_readable_parks_nothing(write: Writer, 
     assert await world.matches_log()
 
 
-async def test_a_view_with_the_maximum_of_parked_conversations_is_stuck(write: Writer, world: World) -> None:
+async def test_a_view_stops_instead_of_parking_too_many_conversations(write: Writer, world: World) -> None:
     await world.catch_up()
     entry = {"tenant": "x", "position": 1, "version": 1, "topic": "t", "error": "E", "message": None, "at": 1}
     victim = await write.start("one", "two")

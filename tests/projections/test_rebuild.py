@@ -1,4 +1,4 @@
-"""Rebuilds of views: users read meanwhile, and an interrupted rebuild resumes."""
+"""Users read while views are rebuilt. An interrupted rebuild resumes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ async def test_every_read_succeeds_while_views_are_rebuilt(write: Writer, live: 
     assert await live.matches_log()
 
 
-async def test_a_wrong_document_is_corrected_and_a_dry_run_only_lists_it(write: Writer, world: World) -> None:
+async def test_a_rebuild_corrects_a_wrong_document_and_a_dry_run_lists_it(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     right = await world.documents()
@@ -134,7 +134,7 @@ async def test_an_interrupted_backfill_resumes_and_counts_nothing_twice(write: W
     started = await builds.start(MONGO_VIEWS, until, 2)
     rebuild = rebuild_of(world, workers=2)
     await rebuild.backfill(started)
-    # As if the process was killed before it recorded its progress: all documents are written again.
+    # As if the process was killed before it recorded its progress. All documents are written again.
     not_recorded = {"state": "filling", "position": 0, "target": until.position, "pages": str(PageSizes())}
     await world.database[POSITIONS_COLLECTION].update_many(
         {"view": {"$regex": "[+]$"}},
@@ -188,7 +188,7 @@ async def test_a_rebuild_parks_unreadable_conversations_and_releases_readable_on
     done = await rebuild_of(world).run()
     assert [comparison.different for comparison in done.compared] == [0] * len(MONGO_VIEWS)
     statuses = await world.statuses()
-    # The usage totals may lack replies of the deleted conversation: it stays parked there.
+    # The usage totals may lack replies of the deleted conversation, so it stays parked there.
     still_parked = {view: {victim} for view in MONGO_VIEWS} | {USAGE: {victim, deleted}}
     assert {view: set(statuses[view].parked) for view in MONGO_VIEWS} == still_parked
     stored = await world.documents()

@@ -36,7 +36,7 @@ async def admin(settings: Settings) -> AsyncIterator[Redis]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_while_redis_refuses_to_write_nothing_is_parked_and_reads_are_right(
+async def test_no_conversation_is_parked_and_reads_are_right_while_redis_refuses_writes(
     fault: Fault, write: Writer, world: World, admin: Redis
 ) -> None:
     ids = await write_many_kinds(write)
@@ -82,7 +82,7 @@ async def test_while_redis_refuses_to_write_nothing_is_parked_and_reads_are_righ
         "NOAUTH Authentication required.",
     ],
 )
-async def test_while_redis_answers_with_errors_nothing_is_parked_and_reads_are_right(
+async def test_no_conversation_is_parked_and_reads_are_right_while_redis_answers_errors(
     error: str, write: Writer, settings: Settings, world: World
 ) -> None:
     await world.catch_up(MONGO_VIEWS)

@@ -1,4 +1,5 @@
-"""Redis refuses for a while under load: nothing is parked, reads are right, and soon all snapshots are current again.
+"""Redis refuses commands for a while, under load. Nothing is parked, reads are right, and all snapshots soon are
+current.
 
 scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s
 
@@ -122,7 +123,9 @@ async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.endless)])
-async def test_under_load_contexts_are_right_while_redis_refuses(seconds: float, write: Writer, live: World) -> None:
+async def test_contexts_are_right_while_redis_refuses_commands_under_load(
+    seconds: float, write: Writer, live: World
+) -> None:
     texts = [numbered(number) for number in range(FIRST_ITEMS)]
     conversations = await asyncio.gather(*(write.start(*texts) for _ in range(CONVERSATIONS)))
     await live.until(live.caught_up)
@@ -166,7 +169,7 @@ async def test_under_load_contexts_are_right_while_redis_refuses(seconds: float,
 
 
 def numbered(number: int) -> str:
-    """A message that begins with its number. It is so long that a full context has fewer items than a snapshot."""
+    """A message that begins with its number. The message is so long that a full context has fewer items than a snapshot."""
     return f"{number} " + "and so on " * 20
 
 

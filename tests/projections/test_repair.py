@@ -64,9 +64,7 @@ async def _large_and_parked(write: Writer, world: World) -> str:
     return victim
 
 
-async def test_after_interrupted_repairs_the_next_one_finishes_and_others_stay_exact(
-    write: Writer, world: World
-) -> None:
+async def test_a_repair_finishes_after_earlier_repairs_were_interrupted(write: Writer, world: World) -> None:
     victim = await _large_and_parked(write, world)
     interrupted = 0
     for steps in range(1, 100):

@@ -42,7 +42,7 @@ async def _rebuild(world: World, *views: str) -> int:
         return await rebuild_in_place(stores, views, lambda _done, _total: None)
 
 
-async def test_without_a_projector_all_rebuilt_views_are_the_same_as_before(write: Writer, world: World) -> None:
+async def test_a_rebuild_without_a_projector_gives_the_same_views_as_before(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     stored, snapshots = await world.documents(), await world.snapshots()
@@ -51,7 +51,7 @@ async def test_without_a_projector_all_rebuilt_views_are_the_same_as_before(writ
     assert await world.snapshots() == snapshots
 
 
-async def test_with_a_running_projector_a_rebuilt_view_is_correct(write: Writer, live: World) -> None:
+async def test_a_rebuilt_view_is_correct_while_a_projector_runs(write: Writer, live: World) -> None:
     await write_many_kinds(write)
     await live.until(live.caught_up)
     rebuilding = asyncio.create_task(_rebuild(live, "items"))
@@ -128,7 +128,7 @@ async def test_a_replay_of_a_version_shows_the_conversation_at_that_version(
 
 
 @pytest.mark.parametrize(("conversation_id", "status"), [("conv_nonsense", 2), (f"conv_{0:032x}", 1)])
-async def test_a_replay_of_a_malformed_or_unknown_id_exits_with_2_or_1(
+async def test_a_replay_fails_for_a_malformed_or_unknown_id(
     conversation_id: str, status: int, world: World, tmp_path: Path
 ) -> None:
     assert run_script(world, tmp_path, "scripts.replay", conversation_id).returncode == status

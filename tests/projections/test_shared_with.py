@@ -15,7 +15,7 @@ async def shared_with(world: World, subject: str) -> list[str]:
     return sorted([document["id"] async for document in found])
 
 
-async def test_a_conversation_is_found_only_by_those_it_is_shared_with(write: Writer, world: World) -> None:
+async def test_a_conversation_is_found_only_by_subjects_that_it_is_shared_with(write: Writer, world: World) -> None:
     with_ben, with_all, with_odd_names = [await write.start() for _ in range(3)]
     await write.start()
     await write.execute(with_ben, ShareConversation(share=Share(subject="ben", role="reader")))

@@ -72,7 +72,7 @@ async def test_a_missing_or_wrong_index_is_made_again_when_a_projector_starts(
     assert await world.matches_log()
 
 
-async def test_an_operators_index_and_a_renamed_right_one_are_kept(
+async def test_a_renamed_index_and_an_operators_index_are_kept(
     world: World,
 ) -> None:
     await world.catch_up()

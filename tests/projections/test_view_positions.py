@@ -102,7 +102,7 @@ async def test_a_rebuild_makes_another_build_if_one_lost_a_position(
     assert await world.matches_log()
 
 
-async def test_a_kept_collection_that_lost_a_position_cannot_be_rolled_back_to(write: Writer, world: World) -> None:
+async def test_a_rollback_does_nothing_if_the_kept_collection_lost_a_position(write: Writer, world: World) -> None:
     await write_many_kinds(write)
     await world.catch_up()
     await rebuild_of(world, ["items"]).run()
@@ -129,7 +129,7 @@ async def lose_position(world: World, view: str, partition: int) -> None:
 
 
 async def read_items(api: httpx.AsyncClient, conversation_id: str) -> int | None:
-    """How many items the API lists. None: a 503."""
+    """How many items the API lists. None if it answers 503."""
     page = await api.get(f"/v1/conversations/{conversation_id}/items")
     assert page.status_code in (200, 503), page.text
     return len(page.json()["data"]) if page.status_code == 200 else None

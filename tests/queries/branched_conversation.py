@@ -13,7 +13,7 @@ from tests.queries.writer import Writer, new_items
 class Node(Struct):
     """An item as this module knows it.
 
-    `path`: the branches on the path to the item. The last one is the item's own.
+    `path`: the branches on the path to the item. The last branch is the item's branch.
     """
 
     id: str
@@ -78,7 +78,7 @@ class BranchedConversation:
         return max(on_branch, key=lambda node: node.depth).id
 
     def path_to(self, item_id: str | None, version: int) -> list[str]:
-        """The path's items up to this one, without those retracted at this version."""
+        """The items of the path to this item, without items retracted at this version."""
         path: list[str] = []
         while item_id is not None:
             node = self.nodes[item_id]
@@ -98,7 +98,7 @@ class BranchedConversation:
         return {"index": of_parent.index(item_id), "count": len(of_parent)}
 
     def tree(self, version: int) -> list[dict[str, Any]]:
-        """The nodes as the API lists them. Retracted ones are marked."""
+        """The nodes as the API lists them. Retracted nodes are marked."""
         nodes = sorted(self.nodes.values(), key=lambda node: (node.depth, node.branch))
         return [
             {
@@ -131,7 +131,7 @@ class BranchedConversation:
                     path = (*before, PathBranch(event.branch, event.depth, self.version))
                     node = Node(event.item_id, event.parent_id, event.branch, event.depth, self.version, path)
                     self.nodes[event.item_id] = node
-                    if event.branch != self.version:  # after a new branch, a HeadMoved follows
+                    if event.branch != self.version:  # a HeadMoved follows an item that opens a branch
                         self.last_items.append((self.version, event.item_id))
                     appended.append(event.item_id)
                 case HeadMoved():
@@ -141,7 +141,7 @@ class BranchedConversation:
         return appended
 
     def _path_before(self, event: ItemAppended) -> tuple[PathBranch, ...]:
-        """The path's branches before the item's own."""
+        """The path's branches before the item's branch."""
         if event.branch == self.version:
             return event.leaves
         if event.parent_id is None or self.nodes[event.parent_id].branch != event.branch:

@@ -1,6 +1,6 @@
 """The query API in this process, with the real event log and projector.
 
-`projector` updates the views when a test calls `catch_up`; `live` all the time.
+`projector` updates the views when a test calls `catch_up`. `live` updates the views all the time.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The query API in a process of its own, to measure its memory; and clients that do not read."""
+"""Runs the query API in a process of its own, to measure its memory. Also opens streams that are not read."""
 
 import asyncio
 import os

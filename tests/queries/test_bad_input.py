@@ -84,7 +84,7 @@ async def test_an_invalid_order_status_or_metadata_filter_is_refused(
         {"include": "x", "include[]": "y", "api-version": "2026-01-01"},
     ],
 )
-async def test_filters_that_match_nothing_and_parameters_that_are_ignored_are_not_errors(
+async def test_ignored_parameters_and_filters_without_a_match_are_no_errors(
     api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert (await api.get("/v1/conversations", params=query)).status_code == 200
@@ -93,7 +93,7 @@ async def test_filters_that_match_nothing_and_parameters_that_are_ignored_are_no
 @pytest.mark.parametrize(
     "name", ["metadata[]", "metadata", "owner[$ne]", "x", "Limit", "as_off", "e\u0301", "\0", "y" * 100]
 )
-async def test_an_unknown_query_parameter_is_refused_and_the_error_names_it(
+async def test_the_error_for_an_unknown_query_parameter_names_the_parameter(
     api: httpx.AsyncClient, name: str, conversation_id: str
 ) -> None:
     path = f"/v1/conversations/{conversation_id}"
@@ -119,7 +119,7 @@ async def test_a_header_that_must_have_one_value_is_refused_if_repeated(
     assert_refused(await api.get(f"/v1/conversations/{conversation_id}/events", headers=headers), name)
 
 
-async def test_malformed_ids_are_refused_and_unknown_ones_are_not_found(
+async def test_malformed_ids_are_refused_and_unknown_ids_are_not_found(
     api: httpx.AsyncClient, live: ManualProjector
 ) -> None:
     for invalid_id in (

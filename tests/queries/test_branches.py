@@ -104,7 +104,7 @@ async def test_many_siblings_are_counted_without_reading_their_documents(
     assert sum(read["docsExamined"] for read in reads) < 15  # the page, and a view's position for each read
 
 
-async def test_a_moved_head_leads_the_cursor_to_the_new_path(
+async def test_a_cursor_follows_the_new_path_after_the_head_moved(
     api: httpx.AsyncClient, conversation: BranchedConversation, live: ManualProjector
 ) -> None:
     a, b, c, d = await conversation.append("a", "b", "c", "d")

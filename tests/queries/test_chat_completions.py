@@ -164,7 +164,7 @@ async def test_a_bad_cursor_id_or_filter_is_refused_and_named(
     assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "completion_id")
 
 
-async def test_a_caller_lists_their_own_chat_completions_and_an_admin_all(
+async def test_a_caller_lists_own_chat_completions_and_an_admin_lists_all(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     ann, bob = write.for_subject("ann"), write.for_subject("bob")
@@ -197,7 +197,7 @@ async def test_a_caller_lists_their_own_chat_completions_and_an_admin_all(
         assert await seen_by("bob") == ["bob's"]
 
 
-async def test_while_postgres_is_unavailable_chat_completions_are_unverified_and_messages_are_refused(
+async def test_chat_completions_are_unverified_while_postgres_is_unavailable(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     response_id = await write.complete_chat(await write.start(), "?", "!")

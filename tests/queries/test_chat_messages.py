@@ -46,7 +46,7 @@ async def messages_of(apis: BothApis, completion_id: str, **query: Any) -> list[
     return [message.to_dict(mode="json") async for message in pages]
 
 
-async def test_the_messages_are_those_that_were_sent_and_have_ids_and_parts(apis: BothApis) -> None:
+async def test_the_listed_messages_are_the_sent_ones_with_ids_and_parts(apis: BothApis) -> None:
     parts = [{"type": "text", "text": "What is "}, IMAGE, {"type": "text", "text": "this?"}]
     _, first_conversation, answer = await complete(apis, [SYSTEM, {"role": "user", "content": "hi"}])
     sent = [

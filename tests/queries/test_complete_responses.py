@@ -49,7 +49,7 @@ USAGE_OF_RESPONSE = {
 
 
 def check(response: Json) -> None:
-    """The Response must have all fields, and they must fit its status."""
+    """The Response must have all fields, and the fields must fit its status."""
     CompleteResponse.model_validate(response)
     assert (response["completed_at"] is not None) == (response["status"] == "completed")
     assert (response["incomplete_details"] is not None) == (response["status"] == "incomplete")

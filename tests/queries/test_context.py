@@ -228,7 +228,7 @@ async def test_contexts_that_wait_behind_hanging_reads_fail_after_the_timeout(
     assert await asyncio.gather(*hanging, read()) == [2] * (MAX_LOG_READS + 1)
 
 
-async def test_every_message_is_shown_as_the_list_of_items_shows_it(
+async def test_the_context_and_the_list_of_items_show_equal_messages(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     text = 'He said: "{no}" \\ 雪 \n\x01'

@@ -89,7 +89,7 @@ async def test_a_list_shows_what_a_sidebar_needs(api: httpx.AsyncClient, write: 
     assert (retracted["item_count"], retracted["first_text"], retracted["last_text"]) == (0, None, None)
 
 
-async def test_the_words_of_a_copy_disappear_when_its_original_is_deleted(
+async def test_a_list_hides_the_text_of_a_copy_whose_original_is_deleted(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     origin = await write.start()
@@ -107,7 +107,9 @@ async def test_the_words_of_a_copy_disappear_when_its_original_is_deleted(
     assert "secret" not in (await api.get("/v1/conversations")).text
 
 
-async def test_the_words_follow_the_active_path(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
+async def test_first_and_last_text_come_from_the_active_path(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
     random = Random(7)
     branched = BranchedConversation(write, await write.start())
     other = await write.start("other")
@@ -128,7 +130,7 @@ async def test_the_words_follow_the_active_path(api: httpx.AsyncClient, write: W
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_by_activity_neither_skip_nor_repeat_conversations_that_did_not_change(
+async def test_pages_by_activity_neither_skip_nor_repeat_unchanged_conversations(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     started = [await write.start(str(number)) for number in range(14)]

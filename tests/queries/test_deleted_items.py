@@ -216,7 +216,7 @@ async def test_a_fork_of_a_deleted_conversation_reports_the_lost_items(
     assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
 
 
-async def test_the_items_of_a_deleted_response_are_not_shown_elsewhere(
+async def test_the_items_of_a_deleted_response_are_not_shown_in_chains_or_forks(
     store: Store,
 ) -> None:
     first = await create_response(store.commands, f"the {SECRET}")
@@ -244,7 +244,7 @@ async def test_the_items_of_a_deleted_response_are_not_shown_elsewhere(
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
-async def test_when_an_item_is_deleted_then_its_copies_are_not_shown(store: Store, deletion: str) -> None:
+async def test_the_copies_of_a_deleted_item_are_not_shown(store: Store, deletion: str) -> None:
     original = await create_conversation(store.commands)
     [secret] = await store.add(original, f"the {SECRET}")
     conversation_id = await create_conversation(store.commands)
@@ -287,7 +287,7 @@ async def test_when_an_item_is_deleted_then_its_copies_are_not_shown(store: Stor
     await store.in_every_state(check, rebuild=deletion == "the item")
 
 
-async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None:
+async def test_a_client_cannot_bring_back_an_item_that_a_fork_lost(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [secret] = await store.add(conversation_id, f"the {SECRET}")
     first = await create_response(store.commands, "one", conversation=conversation_id)
@@ -439,7 +439,7 @@ async def test_a_restore_brings_back_no_pin_and_withdraws_a_summary(
     assert (await store.commands.post(f"{path}/items/{secret}/restore")).status_code == 404
 
 
-async def test_a_fork_restores_only_what_it_retracted_for_itself(store: Store) -> None:
+async def test_a_fork_restores_only_items_that_the_fork_retracted(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [secret, other] = await store.add(conversation_id, f"the {SECRET}", "beta")
     first = await create_response(store.commands, "one", conversation=conversation_id)

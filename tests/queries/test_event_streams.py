@@ -48,9 +48,7 @@ async def ids_until(lines: AsyncIterator[str], last: int) -> list[int]:
     return ids
 
 
-async def test_sixty_streams_miss_nothing_and_other_reads_stay_verified(
-    settings: Settings, write: Writer, live: ManualProjector
-) -> None:
+async def test_sixty_streams_miss_no_event(settings: Settings, write: Writer, live: ManualProjector) -> None:
     conversation_ids = [await write.start("a") for _ in range(20)]
     last = 12
     limits = httpx.Limits(max_connections=None)
@@ -185,7 +183,7 @@ async def test_a_stream_continues_after_rows_of_another_conversation_were_remove
         assert await ids_until(lines, 3) == [3]
 
 
-async def test_a_stream_ends_when_the_log_has_other_events(settings: Settings, write: Writer) -> None:
+async def test_a_stream_ends_when_other_events_replace_its_events(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a", "lost")
     path = f"{path_of(conversation_id)}/events"
     async with (
@@ -197,7 +195,7 @@ async def test_a_stream_ends_when_the_log_has_other_events(settings: Settings, w
         lines = answer.aiter_lines()
         assert await ids_until(lines, 3) == [1, 2, 3]
         with psycopg.connect(settings.postgres_url) as connection:
-            # As after a restore: the same versions with other events.
+            # After a restore, the same versions may have other events.
             stream = (uuid_of(conversation_id),)
             connection.execute(
                 "CREATE TEMPORARY TABLE moved ON COMMIT DROP AS SELECT * FROM events WHERE originator_id = %s", stream

@@ -81,7 +81,7 @@ async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_coun
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_of_simultaneous_changes_to_feedback_the_last_one_counts(
+async def test_the_last_of_simultaneous_feedback_changes_counts(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)

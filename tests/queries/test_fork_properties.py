@@ -72,7 +72,6 @@ class Conversation(Struct, eq=False):
         return [self, *(self.origin.family if self.origin else ())]
 
     def retractions_of(self, item: Item) -> list[int]:
-        """The versions of retractions and restores, in turn."""
         return self.retractions.get(item.id, [])
 
     def has_retracted(self, item: Item, version: int | None = None) -> bool:
@@ -299,7 +298,7 @@ class History:
 
 
 @pytest.mark.parametrize("seeds", [range(1), pytest.param(range(SEED, SEED + MANY), marks=pytest.mark.endless)])
-async def test_lists_trees_and_contexts_of_random_forks_are_those_of_the_model(store: Store, seeds: range) -> None:
+async def test_lists_trees_and_contexts_of_random_forks_agree_with_the_model(store: Store, seeds: range) -> None:
     for seed in seeds:
         history = History(seed, store)
         try:

@@ -16,7 +16,7 @@ from tests.queries.conftest import open_api as open_query_api
 
 
 class Store(Struct, frozen=True):
-    """Both APIs. The projector runs when a test calls `get`."""
+    """Both APIs. `get` first lets the views catch up."""
 
     commands: httpx.AsyncClient
     queries: httpx.AsyncClient
@@ -131,7 +131,7 @@ async def test_a_fork_at_an_unknown_item_or_version_is_refused(store: Store) -> 
     assert len((await store.get("")).json()["data"]) == 2
 
 
-async def test_a_fork_is_made_once_for_a_key(store: Store) -> None:
+async def test_a_fork_is_made_once_for_an_idempotency_key(store: Store) -> None:
     origin, _ = await store.create("one")
     assert (await store.post(f"/{origin}/fork", {}, If_Match='"1"')).status_code == 412
     first = await store.post(f"/{origin}/fork", {}, If_Match='"2"', Idempotency_Key="k")
@@ -188,7 +188,7 @@ async def test_a_fork_lists_its_inherited_items_before_its_own(store: Store) -> 
         assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
 
 
-async def test_a_read_of_an_inherited_path_waits_for_every_conversation_on_it(
+async def test_a_read_waits_for_every_conversation_that_its_path_comes_from(
     store: Store,
 ) -> None:
     async def path_to_two() -> list[str]:

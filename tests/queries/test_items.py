@@ -87,9 +87,7 @@ async def test_a_cursor_that_is_unknown_or_of_another_conversation_is_refused(
             assert answer.json()["error"]["param"] == param
 
 
-async def test_items_as_of_a_version_are_those_of_that_version(
-    api: httpx.AsyncClient, write: Writer, live: ManualProjector
-) -> None:
+async def test_as_of_lists_the_items_of_a_version(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start("a", "b")  # versions 1 to 3
     [third] = await write.append(conversation_id, "c")  # 4
     await write.retract(conversation_id, third)  # 5
@@ -128,7 +126,7 @@ async def test_an_item_is_readable_until_it_is_retracted(
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_the_official_client_pages_through_everything(
+async def test_the_official_client_pages_through_all_items(
     settings: Settings, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start(*map(str, range(45)))

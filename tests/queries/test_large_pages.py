@@ -60,7 +60,7 @@ async def test_large_items_come_in_pages_that_end_early(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_a_page_with_before_that_ends_early_has_the_nearest_items(
+async def test_a_page_before_a_cursor_has_the_items_nearest_to_the_cursor(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector, order: str
 ) -> None:
     conversation_id, ids = await start_large(write, projector)
@@ -75,7 +75,7 @@ async def test_a_page_with_before_that_ends_early_has_the_nearest_items(
     assert (ids_of(before) + ids_of(page), before["has_more"]) == (expected, False)
 
 
-async def test_a_page_of_large_items_that_fits_is_complete(
+async def test_a_page_of_a_few_large_items_is_complete(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, ids = await start_large(write, projector)

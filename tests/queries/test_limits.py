@@ -1,4 +1,4 @@
-"""RATE_LIMITS, as a client of the query API sees them: requests, and open streams."""
+"""The query API limits requests and open streams by RATE_LIMITS."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -53,7 +53,7 @@ async def get(api: httpx.AsyncClient, path: str, tag: str | None = None, method:
     return await api.request(method, path, headers={} if tag is None else {"If-None-Match": tag})
 
 
-async def test_a_read_that_the_client_has_is_a_304(api: httpx.AsyncClient, write: Writer, read: Read) -> None:
+async def test_an_answer_that_the_client_has_is_a_304(api: httpx.AsyncClient, write: Writer, read: Read) -> None:
     paths = [*read.by_version, *read.others]
     answers = {path: await get(api, path) for path in paths}
     for path, answer in answers.items():
@@ -146,7 +146,7 @@ async def test_a_minimum_position_is_awaited_before_a_304(api: httpx.AsyncClient
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_behind")
 
 
-async def test_head_answers_with_the_status_and_the_headers_of_every_get(api: httpx.AsyncClient, read: Read) -> None:
+async def test_head_has_the_status_and_the_headers_of_get(api: httpx.AsyncClient, read: Read) -> None:
     paths = [*read.by_version, *read.others]
     paths += [path for path, methods in SERVED.items() if "GET" in methods.split() and "{" not in path]
     paths[paths.index("/v1/search")] += "?q=word"

@@ -61,7 +61,7 @@ async def test_a_read_is_refused_if_a_view_it_needs_has_parked_the_conversation(
     assert code(await api.get(f"/v1/conversations/{other}/items")) == (200, None)
 
 
-async def test_a_list_reports_parked_conversations_of_its_own_tenant_only(
+async def test_a_list_reports_parked_conversations_of_its_tenant_only(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -78,7 +78,7 @@ async def test_a_list_reports_parked_conversations_of_its_own_tenant_only(
     assert [conversation["id"] for conversation in affected.json()["data"]] == [conversation_id]
 
 
-async def test_a_search_does_not_show_items_retracted_after_the_parking(
+async def test_a_search_in_a_parked_view_shows_no_retracted_item(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("platypus")
@@ -143,7 +143,7 @@ async def test_reads_of_parked_conversations_are_also_refused_while_postgres_is_
 
 
 @pytest.mark.parametrize("repaired", [False, True])
-async def test_parking_during_a_read_is_noticed_even_after_its_repair(
+async def test_parking_during_a_read_is_noticed_even_after_a_repair(
     repaired: bool, settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

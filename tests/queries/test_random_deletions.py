@@ -107,7 +107,7 @@ class History:
             f"/v1/conversations/{conversation_id}/items", {"items": [message(text) for text in texts]}
         )
         if answer.status_code != 200:
-            return  # deleted with its last response
+            return  # the conversation was deleted with its last response
         for text, item in zip(texts, answer.json()["data"], strict=True):
             self.written.append(Written(text.split()[0], conversation_id, item["id"]))
 
@@ -195,7 +195,7 @@ async def world(settings: Settings) -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("histories", [2, pytest.param(60, marks=pytest.mark.endless)])
-async def test_after_any_history_nothing_deleted_is_shown_to_people_or_models(
+async def test_nothing_deleted_is_shown_to_people_or_models(
     histories: int, settings: Settings, world: World, provider: ScriptedProvider
 ) -> None:
     settings = settings.model_copy(update={"openai_base_url": provider.url, "model_window": 900})

@@ -51,7 +51,7 @@ async def log_access(settings: Settings) -> AsyncIterator[LogAccess]:
 
 
 def hold(settings: Settings, projector: UUID, beat: int) -> None:
-    """The projector holds all partitions."""
+    """Makes the projector hold all partitions."""
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute("DELETE FROM projectors")
         connection.execute("INSERT INTO projectors VALUES (%s, %s)", (projector, beat))

@@ -1,4 +1,4 @@
-"""Streams of the read API: of a running reply, and of a finished one, made from its record."""
+"""The read API streams running replies, and streams finished replies from their records."""
 
 import asyncio
 import json
@@ -118,9 +118,7 @@ async def test_a_follower_gets_an_error_event_when_the_conversation_is_deleted(
     assert response_id in json.loads(lines[1].removeprefix("data: "))["message"]
 
 
-async def test_a_head_request_for_a_running_replys_stream_leaves_no_task_running(
-    settings: Settings, write: Writer
-) -> None:
+async def test_a_head_request_for_a_live_stream_leaves_no_task_running(settings: Settings, write: Writer) -> None:
     response_id, _ = await write.request_reply(await write.start(), "?")
     async with served(settings) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
         await client.get("/health/live")
@@ -206,7 +204,7 @@ async def test_a_stream_from_the_record_ends_with_the_new_metadata(settings: Set
         async for chunk in streams.follow(record, read, -1, ANONYMOUS):
             if not body:
                 await write.execute(conversation_id, DescribeReply(response_id=response_id, metadata={"new": "1"}))
-                for _ in range(2):  # the first may have begun before the change
+                for _ in range(2):  # the first look-up may have begun before the change
                     looked_up.clear()
                     await looked_up.wait()
             body += chunk

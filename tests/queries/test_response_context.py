@@ -119,7 +119,6 @@ class History:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
     async def _continue(self) -> None:
-        """At the end of a path or in its middle."""
         await self._request_beside(input=self._text(), previous_response_id=self._any_response())
 
     async def _regenerate(self) -> None:
@@ -245,7 +244,7 @@ async def test_an_item_retracted_before_the_request_is_not_rendered(
     assert [message["content"] for message in body["request"]["messages"]] == ["one", "three", "hi"]
 
 
-async def test_a_forks_request_is_rendered_as_sent_although_its_origin_changed(
+async def test_a_request_in_a_fork_is_rendered_as_sent_although_the_origin_changed(
     store: httpx.AsyncClient, settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     origin = await write.start("one")

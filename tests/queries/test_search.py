@@ -30,7 +30,7 @@ def _marked(hit: dict[str, Any]) -> str:
     return str(text)
 
 
-async def test_words_phrases_and_prefixes_are_found_and_excluded_parts_are_not(
+async def test_words_phrases_and_prefixes_are_found_without_excluded_parts(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("I drink green tea", "Tea that is green", "Greenland has no tea", "Green milk tea", "Don't!")
@@ -46,7 +46,7 @@ async def test_words_phrases_and_prefixes_are_found_and_excluded_parts_are_not(
     assert await found(api, "coffee") == await found(api, "green coffee") == await found(api, "coff*") == []
 
 
-async def test_a_hit_leads_to_its_item_and_filters_choose_among_the_hits(
+async def test_a_hit_names_its_item_and_filters_choose_among_the_hits(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -92,7 +92,7 @@ async def test_a_hit_leads_to_its_item_and_filters_choose_among_the_hits(
         assert len(await found(api, "tea", **parameters)) == expected, parameters
 
 
-async def test_a_hit_leads_to_the_active_path_or_to_its_own_branch(
+async def test_a_hit_names_a_leaf_whose_path_has_the_item(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -114,7 +114,7 @@ async def test_a_hit_leads_to_the_active_path_or_to_its_own_branch(
         assert hit["item"] in {item["id"] for item in path.json()["data"]}
 
 
-async def test_more_matches_than_are_ranked_at_once_are_each_found_once(
+async def test_each_match_is_found_once_beyond_the_number_that_is_ranked_at_once(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("Greenland one", "Greenland two")
@@ -141,7 +141,7 @@ async def test_more_matches_than_are_ranked_at_once_are_each_found_once(
     assert of_words[0] == [f"green tea {number}" for number in reversed(range(2_000, 2_100))]
 
 
-async def test_pages_continue_after_the_cursor_of_the_same_search_only(
+async def test_a_cursor_continues_only_its_own_search(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start(*(f"tea {'x ' * number}" for number in range(7)))
@@ -170,7 +170,7 @@ async def test_pages_continue_after_the_cursor_of_the_same_search_only(
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_cursor"), wrong
 
 
-async def test_wrong_queries_are_refused_and_odd_ones_are_answered(
+async def test_wrong_queries_are_refused_and_odd_queries_are_answered(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("a $where {$gt: 1} .* b")
@@ -200,7 +200,7 @@ async def test_wrong_queries_are_refused_and_odd_ones_are_answered(
         assert len(await found(api, q)) == 1, q
 
 
-async def test_nothing_deleted_or_unshared_is_found_while_the_view_is_behind(
+async def test_deleted_and_unshared_items_are_not_found_while_the_view_is_behind(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     async with open_api(settings, authenticator=HeaderAuthenticator()) as api:
@@ -288,7 +288,7 @@ async def test_an_inherited_item_is_found_through_a_fork(
         assert await hits("ann") == {"one": origin, "three": origin}
 
 
-async def test_a_search_waits_only_for_a_position_that_is_named(
+async def test_a_search_waits_only_for_the_position_in_its_header(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("tea")

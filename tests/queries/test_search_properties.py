@@ -38,7 +38,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "학교에": ("학교에",),
     "👍": ("👍", "👍🏽"),
 }
-"""Folded word -> the ways in which it is written."""
+"""By folded word: how the word is written."""
 
 RUNS = (
     "东京大学的学生",
@@ -76,7 +76,7 @@ class Part(Struct, frozen=True):
 
 
 class Store:
-    """Writes random messages, and remembers them and their readers."""
+    """Writes random messages, and keeps the messages and the readers of each conversation."""
 
     def __init__(self, rng: random.Random, write: Writer) -> None:
         self.rng = rng

@@ -1,4 +1,4 @@
-"""The query API's models, its report on the projections, its readiness, and a read below a root path."""
+"""The query API: the models, the report on projections, readiness, and a read below a root path."""
 
 from collections.abc import Iterator
 from threading import Event
@@ -26,7 +26,7 @@ def model_provider() -> Iterator[ScriptedProvider]:
     yield from scripted_provider()
 
 
-async def test_the_models_are_those_of_the_provider(settings: Settings, model_provider: ScriptedProvider) -> None:
+async def test_the_list_of_models_comes_from_the_provider(settings: Settings, model_provider: ScriptedProvider) -> None:
     async with (
         served(settings.model_copy(update={"openai_base_url": model_provider.url})) as url,
         AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,
@@ -36,9 +36,7 @@ async def test_the_models_are_those_of_the_provider(settings: Settings, model_pr
     assert [(model.id, model.object, model.owned_by) for model in models] == [("scripted", "model", "us")]
 
 
-async def test_a_model_is_found_by_its_id_which_may_have_slashes(
-    settings: Settings, model_provider: ScriptedProvider
-) -> None:
+async def test_a_model_is_found_by_an_id_with_slashes(settings: Settings, model_provider: ScriptedProvider) -> None:
     model_provider.models = ["scripted", "org/big model/v2", "models/below-a-path"]
     async with (
         served(settings.model_copy(update={"openai_base_url": model_provider.url})) as url,
@@ -62,12 +60,12 @@ async def test_a_model_is_found_by_its_id_which_may_have_slashes(
             await client.models.retrieve("nobody")
 
 
-async def test_no_model_is_found_where_no_provider_is_configured(api: httpx.AsyncClient) -> None:
+async def test_no_model_is_found_without_a_provider(api: httpx.AsyncClient) -> None:
     answer = await api.get("/v1/models/any")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_the_models_are_an_empty_list_where_no_provider_is_configured(api: httpx.AsyncClient) -> None:
+async def test_the_list_of_models_is_empty_without_a_provider(api: httpx.AsyncClient) -> None:
     assert (await api.get("/v1/models")).json() == {"object": "list", "data": []}
 
 

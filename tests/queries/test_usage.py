@@ -128,7 +128,7 @@ async def test_usage_is_grouped_by_user_key_conversation_and_tenant(
         {"start": "2026-02-01", "since": "1796017571"},
     ],
 )
-async def test_an_invalid_period_or_group_is_a_400_that_names_its_parameter(
+async def test_the_error_for_an_invalid_period_or_group_names_the_parameter(
     api: httpx.AsyncClient, parameters: dict[str, str]
 ) -> None:
     answer = await api.get("/v1/usage", params=parameters)

@@ -24,7 +24,7 @@ from tests.queries.manual_projector import ManualProjector
 
 
 class BothApis(Struct, frozen=True):
-    """Clients of both APIs. They get a stream only after its end."""
+    """Clients of both APIs. The clients get a stream only after its end."""
 
     http: httpx.AsyncClient
     sdk: AsyncOpenAI

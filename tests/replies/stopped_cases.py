@@ -1,6 +1,7 @@
-"""Cases in which a reply is stopped in the middle of its answer, each with what must be stored at the end.
+"""Cases of a reply that is stopped in the middle of its answer. Each case says what must be stored.
 
-The provider pauses the answer of each case until the store disconnects, or until `Stops` lets it continue or fail.
+The provider pauses the answer of each case until the store disconnects, or until `Stops` lets the answer continue or
+fail.
 """
 
 import asyncio
@@ -83,7 +84,7 @@ REST: dict[str, list[tuple[str, str, str]]] = {
     "half call": [("function_call", '{"at": "sk', "incomplete")],
     "two calls": [("function_call", '{"at": "sky"}', "incomplete")],
 }
-"""Items that are only in the Response: they cannot be shown to a model."""
+"""Items that are only in the Response, because they cannot be shown to a model."""
 
 FINISHED = [("message", "one two three", "completed")]
 """The answer `text` if the reply is not stopped."""

@@ -295,7 +295,7 @@ async def test_an_answer_without_text_still_has_a_role() -> None:
     assert deltas(await chunks_of(Reply([]))) == [{"role": "assistant", "content": "", "refusal": None}, {}]
 
 
-async def test_with_include_usage_a_last_chunk_without_choices_has_the_usage() -> None:
+async def test_with_include_usage_the_last_chunk_has_the_usage() -> None:
     reply = Reply(TEXT)
     *others, last = await chunks_of(reply, include_usage=True)
     assert all(chunk["usage"] is None for chunk in others)
@@ -370,7 +370,7 @@ class Weather(BaseModel):
 
 
 def client_of(reply: Reply) -> openai.AsyncOpenAI:
-    """A client of the SDK whose every request gets this reply."""
+    """A client of the SDK. Each request gets this reply."""
 
     async def answer(request: Any) -> Response:
         body = await request.json()
@@ -398,7 +398,7 @@ def client_of(reply: Reply) -> openai.AsyncOpenAI:
         [MESSAGE, ItemDelta("a\u2028b\nc\r\n")],
     ],
 )
-async def test_the_sdk_gets_the_same_message_whole_and_streamed(
+async def test_the_sdk_gets_the_same_message_with_and_without_streaming(
     parts: list[StreamPart],
 ) -> None:
     reply = Reply(parts)
@@ -415,7 +415,7 @@ async def test_the_sdk_gets_the_same_message_whole_and_streamed(
 
 
 def essence(message: Any) -> dict[str, Any]:
-    """The fields that must be equal in the whole and in the streamed message."""
+    """The fields that must be equal in the complete and in the streamed message."""
     fields = message.to_dict()
     calls = fields.get("tool_calls") or ()
     return {
@@ -441,7 +441,7 @@ async def test_the_sdk_parses_structured_answers_and_raises_on_errors() -> None:
             pass
 
 
-def test_an_old_function_call_of_a_provider_reaches_the_client() -> None:
+def test_a_deprecated_function_call_of_a_provider_reaches_the_client() -> None:
     answer, output = ChatAnswer(), Output()
     for delta in ({"name": "look"}, {"arguments": '{"at":'}, {"arguments": '"sky"}'}):
         chunk = {"choices": [{"index": 0, "delta": {"function_call": delta}}]}

@@ -156,7 +156,7 @@ async def test_messages_are_sent_to_the_provider_unchanged_or_are_refused(
     assert json.dumps(provider.requests[-1], sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
-async def test_with_a_conversation_the_model_is_shown_earlier_messages_too(
+async def test_a_request_in_a_conversation_shows_the_model_earlier_messages(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store
@@ -181,7 +181,7 @@ async def test_with_a_conversation_the_model_is_shown_earlier_messages_too(
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
 
 
-async def test_a_wrong_request_gets_an_error_and_nothing_is_stored_or_sent(
+async def test_a_wrong_request_stores_and_sends_nothing(
     store: tuple[BothApis, str], provider: ScriptedProvider, log: Log
 ) -> None:
     both, _ = store

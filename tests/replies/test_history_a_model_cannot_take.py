@@ -25,7 +25,7 @@ SETS: dict[str, frozenset[str]] = {
     "tools": frozenset(["tools"]),
     "text": frozenset(),
 }
-"""Each set has two models. One of them is in the setting MODELS."""
+"""Each set has a known and an unknown model. The known model is in the setting MODELS."""
 
 SETTABLE = {"image", "file", "audio", "tools", "custom_tools"}
 PLAIN = "plain"
@@ -135,7 +135,7 @@ async def ask(apis: BothApis, conversation: str, model: str, given: Any = "next"
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_every_model_answers_after_every_odd_item(
+async def test_every_model_answers_in_a_conversation_with_any_odd_item(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     names = [name for name in models.abilities if name != PLAIN]
@@ -174,7 +174,7 @@ async def test_every_model_answers_after_every_odd_item(
 
 
 @pytest.mark.parametrize("model_api", ["chat", "responses"])
-async def test_after_a_missing_ability_is_learnt_no_repeat_is_needed(
+async def test_a_missing_ability_is_learnt_from_one_refusal(
     settings: Settings, provider: ScriptedProvider, models: StrictModels, log: Log, model_api: Api
 ) -> None:
     async with open_both_apis(store_settings(settings, provider, model_api)) as apis:

@@ -65,7 +65,9 @@ async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
     return reported
 
 
-async def test_when_the_last_event_is_reported_redis_has_all_in_order(writer: LiveWriter, reading_redis: Redis) -> None:
+async def test_redis_has_all_events_in_order_when_the_last_one_is_reported(
+    writer: LiveWriter, reading_redis: Redis
+) -> None:
     count = 3 * live_events.MAX_BATCH_EVENTS
     reported = await write_events(writer, 0, count - 1)
     assert reported == sorted(reported)
@@ -73,7 +75,7 @@ async def test_when_the_last_event_is_reported_redis_has_all_in_order(writer: Li
 
 
 @pytest.mark.parametrize("disturb", ["CLIENT KILL ID {0}", "SCRIPT FLUSH"])
-async def test_after_a_lost_connection_or_script_nothing_is_missing(
+async def test_no_event_is_missing_after_a_lost_connection_or_script(
     writer: LiveWriter, writing_redis: Redis, reading_redis: Redis, disturb: str
 ) -> None:
     await write_events(writer, 0, 4)

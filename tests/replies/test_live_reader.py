@@ -129,7 +129,7 @@ async def test_a_read_whose_next_event_is_missing_raises_missing_entries(reader:
     assert (await next_page(reader, "resp_1", 4)).body == encoded(5) + encoded(6)
 
 
-async def test_a_key_of_a_wrong_type_stops_no_other_stream(reader: LiveReader, client: Redis) -> None:
+async def test_a_key_of_a_wrong_type_does_not_stop_other_streams(reader: LiveReader, client: Redis) -> None:
     with reader.follow("resp_good"), reader.follow("resp_bad"):
         for response_id in ("resp_good", "resp_bad"):
             await client.xadd(stream_key(response_id), {"d": encoded(0)}, id="1-0")

@@ -97,7 +97,7 @@ async def test_orphaned_replies_are_ended_despite_an_unreadable_conversation(set
     assert log.versions(lost) == []
 
 
-async def test_when_postgres_was_blocked_then_replies_of_living_processes_are_not_ended(
+async def test_replies_of_living_processes_are_not_ended_after_postgres_was_blocked(
     settings: Settings, log: Log
 ) -> None:
     owner = mint_uuid()

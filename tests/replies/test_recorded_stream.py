@@ -212,7 +212,7 @@ def test_parts_that_an_earlier_version_streamed_as_one_text_are_streamed_separat
     assert [event["delta"] for event in events if "delta" in event] == ["Well: ", "no."]
 
 
-def test_parts_of_a_kind_that_is_not_streamed_come_with_the_item() -> None:
+def test_unstreamed_parts_come_in_the_last_event_of_the_item() -> None:
     output = Output()
     odd, text = {"type": "odd", "data": 1}, stream_events.new_part("output_text", "yes")
     parts: list[StreamPart] = [ItemStarted(MESSAGE), ItemDelta("yes"), ItemDone({"content": [odd, text]})]

@@ -66,7 +66,7 @@ async def checked(settings: Settings) -> None:
     assert verified.differences == []
 
 
-async def test_a_regenerated_answer_is_a_sibling_and_the_conversation_continues_from_it(
+async def test_a_conversation_continues_from_the_regenerated_answer(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log, settings: Settings
 ) -> None:
     conversation_id = await create_conversation(http, instructions="Be brief.")
@@ -109,7 +109,7 @@ async def test_a_regenerated_answer_is_a_sibling_and_the_conversation_continues_
     await checked(settings)
 
 
-async def test_answers_are_regenerated_at_the_same_time(
+async def test_several_requests_regenerate_one_answer_at_the_same_time(
     http: httpx.AsyncClient, provider: ScriptedProvider, settings: Settings
 ) -> None:
     conversation_id = await create_conversation(http)

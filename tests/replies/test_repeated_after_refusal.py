@@ -184,7 +184,7 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert (await apis.http.post("/v1/responses", json={**body, "truncation": "auto"})).status_code == 200
         assert [words(request) for request in provider.requests] == [TURNS * TURN_WORDS] * 3
 
-        # Longer than the assumed window.
+        # This input is longer than the assumed window.
         large = [{"type": "message", "role": "user", "content": "word " * 170_000}]
         too_long = await apis.http.post("/v1/responses", json={"input": large, "truncation": "disabled"})
         error = too_long.json()["error"]

@@ -46,7 +46,7 @@ async def test_a_process_is_dead_after_its_beat_stood_still_for_alive_seconds(po
     assert (await observer.renew()).dead == set()
 
 
-async def test_an_owner_without_a_renewal_is_dead_after_the_same_time(settings: Settings, pool: Pool) -> None:
+async def test_a_process_that_never_renewed_is_dead_after_alive_seconds(settings: Settings, pool: Pool) -> None:
     clock, owner = ManualClock(), mint_uuid()
     await request_replies(settings, owner)
     observer = ReplyLeases(pool, mint_uuid(), clock)
@@ -58,7 +58,7 @@ async def test_an_owner_without_a_renewal_is_dead_after_the_same_time(settings: 
     assert (await observer.renew()).dead == set()
 
 
-async def test_after_an_observers_renewals_failed_every_process_gets_the_whole_time_again(pool: Pool) -> None:
+async def test_a_failed_renewal_of_an_observer_starts_the_time_over(pool: Pool) -> None:
     clock, owner = ManualClock(), mint_uuid()
     await ReplyLeases(pool, owner).renew()
     observer = ReplyLeases(pool, mint_uuid(), clock)
@@ -80,7 +80,7 @@ async def test_the_lease_that_a_dead_process_left_behind_is_deleted(settings: Se
     assert log.rows("SELECT FROM api_processes") == []
 
 
-async def test_replies_that_cannot_be_ended_do_not_prevent_others(settings: Settings, pool: Pool, log: Log) -> None:
+async def test_replies_that_cannot_be_ended_do_not_delay_other_ends(settings: Settings, pool: Pool, log: Log) -> None:
     owner = mint_uuid()
     *unreadable, last = await request_replies(settings, owner, 3)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:

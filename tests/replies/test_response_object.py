@@ -174,7 +174,7 @@ def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
         assert tool["strict"] is effective
 
 
-def test_the_service_tier_is_the_reported_one_if_there_is_one() -> None:
+def test_a_reported_service_tier_is_shown() -> None:
     for requested, reported, finish_reason, effective in (
         (None, None, None, "auto"),
         (None, None, "stop", "default"),
@@ -200,7 +200,7 @@ def test_a_running_response_has_neither_output_nor_usage() -> None:
     assert (response.output, response.usage, response.completed_at) == ([], None, None)
 
 
-def test_every_incomplete_response_names_its_reason_and_no_other_has_one() -> None:
+def test_only_an_incomplete_response_has_a_reason() -> None:
     for finish_reason, reason in (
         ("length", "max_output_tokens"),
         ("content_filter", "content_filter"),

@@ -98,7 +98,7 @@ async def test_a_stopped_or_failed_turn_is_tried_again(
     assert verified.differences == []
 
 
-async def test_a_retry_uses_the_first_parameters_except_those_it_gives(
+async def test_a_retry_reuses_the_parameters_that_it_does_not_give(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     look = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": None}
@@ -130,7 +130,7 @@ async def test_a_retry_uses_the_first_parameters_except_those_it_gives(
     assert streamed.text.rstrip().rpartition("event: ")[2].startswith("response.completed")
 
 
-async def test_a_retry_in_a_chain_is_shown_the_failed_reply_before_it(
+async def test_a_retry_in_a_chain_shows_the_model_the_earlier_failed_reply(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     start = await post(http, input="one")
@@ -247,7 +247,7 @@ async def test_a_retry_does_not_bring_back_deleted_items_of_a_kept_turn(
         assert error_of(second) == (400, "input_deleted", "retry")
 
 
-async def test_a_turn_that_failed_on_a_branch_is_retried_there(
+async def test_a_turn_that_failed_on_a_branch_is_retried_on_that_branch(
     http: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]
@@ -274,7 +274,7 @@ async def test_repeated_retries_on_a_branch_show_the_question_once(
     broken = await failed(http, provider, previous_response_id=one["id"])
     answers = await asyncio.gather(*(http.post("/v1/responses", json={"retry": broken}) for _ in range(2)))
     answered = [answer.status_code for answer in answers].count(200)
-    assert {answer.status_code for answer in answers} <= {200, 409}  # the first may have ended before the second
+    assert {answer.status_code for answer in answers} <= {200, 409}  # the first retry may have ended
     assert (await post(http, retry=broken))["conversation"]["id"] == conversation
     assert [message["content"] for message in provider.requests[-1]["messages"]] == ["one", "Hello, world!", "Why?"]
     items = await list_of(http, f"/v1/conversations/{conversation}/items")
@@ -301,7 +301,7 @@ async def test_a_turn_is_tried_again_after_the_head_was_moved_back(
     assert len({*appended}) == len(appended) == 2 + 3 * 2
 
 
-async def test_a_kept_turn_of_a_branch_is_retried_below_its_question(
+async def test_a_kept_turn_of_a_branch_is_retried_after_its_question(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     policy = {"context_policy": {"stopped": "keep"}}
@@ -332,7 +332,7 @@ async def test_a_kept_turn_of_a_branch_is_retried_below_its_question(
     assert texts(items) == ["one", "Hello, world!", "Why?", "Hello, world!"]
 
 
-async def test_of_two_retries_at_once_only_one_succeeds(
+async def test_only_one_of_two_simultaneous_retries_succeeds(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation = (await post(http, "/v1/conversations"))["id"]

@@ -93,7 +93,7 @@ async def test_the_context_of_a_response_says_what_it_shares(
     assert usage["prefix_tokens"] == sum(prefix["tokens"] for prefix in shared) > 0
 
 
-async def test_a_branch_is_compared_with_the_last_request_before_it(store: BothApis) -> None:
+async def test_a_branch_shares_the_prefix_of_the_request_that_it_continues(store: BothApis) -> None:
     first = await ask(store, "First question? " + "word " * 10)
     second = await ask(store, "Second question?", previous_response_id=first["id"])
     third = await ask(store, "Third question?", previous_response_id=second["id"])
@@ -103,18 +103,18 @@ async def test_a_branch_is_compared_with_the_last_request_before_it(store: BothA
     expected = await context_of(store, second)
     shared = (await context_of(store, beside))["shared_prefix"]
     assert shared == {"tokens": expected["tokens"], "messages": len(expected["request"]["messages"]), "reason": None}
-    # The next request is compared with the one that opened the branch.
+    # The fourth question is compared with the request that opened the branch.
     opening = await context_of(store, beside)
     shared = (await context_of(store, fourth))["shared_prefix"]
     assert shared == {"tokens": opening["tokens"], "messages": len(opening["request"]["messages"]), "reason": None}
-    # The third answer's request came after the beginning of the branch.
+    # The third question came after the place where this branch begins.
     late = await ask(store, "And another third question?", previous_response_id=second["id"])
     expected = await context_of(store, second)
     assert (await context_of(store, late))["shared_prefix"]["tokens"] == expected["tokens"]
 
 
-async def test_a_branch_begins_with_the_window_of_its_conversation(store: BothApis) -> None:
-    """The window had moved before the answer at which the branch begins."""
+async def test_a_branch_keeps_the_window_of_the_request_that_it_continues(store: BothApis) -> None:
+    """The window had moved before the branch began."""
     conversation = await create(store, 7)
     last = await ask(store, "Question " + "word " * 50, conversation=conversation)
     start = (await context_of(store, last))["items"][0]["id"]

@@ -1,4 +1,4 @@
-"""Parts of replies over HTTP: the official SDK reads them, live and from the log."""
+"""Every part of a reply has its events over HTTP, live and from the log."""
 
 import asyncio
 import json

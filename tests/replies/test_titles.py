@@ -16,7 +16,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provide
 
 
 class TitleProvider:
-    """A provider that answers questions at once, and a request for a title once `allowed` is set."""
+    """A provider that answers questions at once, and a request for a title when `allowed` is set."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self.answer: Callable[[Exchange], None] = lambda exchange: exchange.stream_text("“Rain in Oslo”\n")
@@ -104,7 +104,7 @@ async def test_an_untitled_listed_conversation_gets_a_title_after_its_first_repl
     event = (await get(apis, f"conversations/{conversation}/events"))["data"][-1]
     assert (event["type"], event["data"]["title_by"]) == ("conversation.described", "model")
 
-    # No second title, nor for a titled or unlisted conversation, nor for a tool's output.
+    # No title is written a second time, for a titled or unlisted conversation, or after a tool's output.
     await ask(apis, conversation, "And tomorrow?")
     given = (await post(apis.http, "conversations", {"title": "Mine"}))["id"]
     assert (await get(apis, f"conversations/{given}"))["title_by"] == "person"
@@ -116,12 +116,12 @@ async def test_an_untitled_listed_conversation_gets_a_title_after_its_first_repl
     await ask(apis, after_call, [{"type": "function_call_output", "call_id": "c", "output": "4"}])
     assert (len(titles.requests), ended(apis, "written")) == (1, 1)
 
-    # A person's title replaces the model's, even the same one.
+    # A person's title replaces the model's, even if both are equal.
     answer = await post(apis.http, f"conversations/{conversation}", {"title": "Rain in Oslo"})
     assert (answer["title"], answer["title_by"]) == ("Rain in Oslo", "person")
 
 
-async def test_a_title_is_refused_if_it_is_not_wanted_any_more(apis: BothApis, titles: TitleProvider) -> None:
+async def test_a_title_is_refused_after_a_persons_title_or_a_deletion(apis: BothApis, titles: TitleProvider) -> None:
     titles.allowed.clear()
     given, retracted, deleted = [(await post(apis.http, "conversations", {}))["id"] for _ in range(3)]
     for conversation in (given, retracted, deleted):

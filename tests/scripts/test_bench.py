@@ -57,7 +57,7 @@ def measured(what: BenchmarkName, store: BenchStore, floor: FloorServer) -> dict
     floors = dict(benchmark.floors(store, floor))
     assert {name for measurement in measurements for name in measurement.floors} == set(floors)
     assert all(measurement.floors for measurement in measurements)
-    # A difference of two medians can be below zero after a few requests.
+    # With few requests, a difference of two medians can be below zero.
     values = floors | {measurement.name: measurement.value for measurement in measurements}
     assert all(value > 0 for name, value in values.items() if not name.startswith(("added", "that of")))
     return {measurement.name: measurement for measurement in measurements}

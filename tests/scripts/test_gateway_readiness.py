@@ -5,7 +5,7 @@ from msgspec import json
 from scripts.gateway import combined_readiness
 
 
-def test_a_check_fails_if_it_fails_on_one_side() -> None:
+def test_one_failed_side_makes_the_gateway_unavailable() -> None:
     commands = {"status": "unavailable", "checks": {"postgres": "ok", "log_writable": "failed"}}
     queries = {"status": "ready", "checks": {"postgres": "ok", "log_writable": "ok", "mongodb": "ok"}}
     for answers in ([(503, commands), (200, queries)], [(200, queries), (503, commands)]):

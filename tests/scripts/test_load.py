@@ -45,7 +45,7 @@ class Load:
         return self.process.returncode, json.loads(out) if out else {}, err
 
 
-def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(running: System) -> None:
+def test_repeated_loads_of_chitchat_store_each_conversation_once(running: System) -> None:
     log = Log(running.env["POSTGRES_URL"])
 
     status, first, err = Load(running, "chitchat", "--limit", str(CONVERSATIONS)).result()
@@ -73,7 +73,7 @@ def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(run
 def test_a_progress_file_of_another_store_is_not_used(running: System) -> None:
     progress_file = running.data / "load" / "chitchat.jsonl"
     progress_file.parent.mkdir(exist_ok=True)
-    key = "a07edb12-6b91-4138-b11e-02421888d699"  # of the first conversation
+    key = "a07edb12-6b91-4138-b11e-02421888d699"  # the key of the first conversation
     progress_file.write_text(json.dumps({"key": key, "id": f"conv_{'0' * 32}", "messages": 1}) + '\n{"key": "torn')
 
     status, result, err = Load(running, "chitchat", "--limit", "3").result()
@@ -83,7 +83,7 @@ def test_a_progress_file_of_another_store_is_not_used(running: System) -> None:
     assert result["checksums"]["log"]["conversations"] == 3
 
 
-def test_when_the_api_and_the_load_are_killed_nothing_is_lost_or_stored_twice(system: Callable[..., System]) -> None:
+def test_kills_of_the_api_and_the_load_lose_and_repeat_nothing(system: Callable[..., System]) -> None:
     running = system("--no-model")
     progress_file = running.data / "load" / "chitchat.jsonl"
 

@@ -75,7 +75,7 @@ def test_with_an_unknown_migration_each_process_exits_with_status_1(store: Setti
             assert "Traceback" not in output, arguments
 
 
-def test_after_a_newer_migration_scripts_up_exits_when_it_restarts_a_child(
+def test_scripts_up_exits_if_a_restarted_child_finds_a_newer_migration(
     store: Settings, system: Callable[..., System]
 ) -> None:
     running = system(environment=urls(store))

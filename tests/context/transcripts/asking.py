@@ -1,4 +1,4 @@
-"""Records transcripts in a log as the store does, without a provider: the test gives the answer."""
+"""Records transcripts in a log as the store does. The test gives the answers, and no provider is asked."""
 
 from collections.abc import Sequence
 from typing import Any

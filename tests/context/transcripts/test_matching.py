@@ -1,4 +1,4 @@
-"""Where transcripts continue: unchanged ones, ones that the client has changed, and ones with deleted items."""
+"""Where a transcript continues, also if the client has changed it, or if items are deleted."""
 
 import time
 from collections.abc import AsyncIterator
@@ -81,7 +81,7 @@ async def test_a_transcript_without_an_answer_of_ours_begins_a_conversation(chat
     assert end_of(await chats.match(turns("imported", "of another store", "more", "ours", "?"))) == (turn.answer_id, 4)
 
 
-async def test_a_transcript_never_matches_the_same_words_of_another_subject_user_or_tenant(chats: Asking) -> None:
+async def test_a_transcript_never_matches_words_of_another_subject_end_user_or_tenant(chats: Asking) -> None:
     words = turns("hi", "hello", "more")
     await chats.chat("hi", "hello", end_user="one")
     conversation = (await chats.chat("hi", "hello")).conversation_id
@@ -151,14 +151,14 @@ class TestBranches:
             assert match.base is not None
             assert match.base.count == 5
 
-    async def test_an_answer_that_the_client_wrote_differently_is_found_among_several(self, chats: Asking) -> None:
+    async def test_a_rewritten_answer_is_found_among_several(self, chats: Asking) -> None:
         first = await chats.chat("a", "b", "c", "the first answer to it")
         second = await chats.ask(turns("a", "b", "c"), "another answer to it")
 
         for turn, text in ((first, "the first answer to it\n(noted)"), (second, "another answer to it\n(noted)")):
             assert end_of(await chats.match(turns("a", "b", "c", text, "more"))) == (turn.answer_id, 4)
 
-    async def test_a_retracted_item_on_a_branch_is_not_recognised_and_the_other_branch_is(self, chats: Asking) -> None:
+    async def test_a_retracted_item_hides_only_its_own_branch(self, chats: Asking) -> None:
         first = await chats.chat("a", "b", "c", "d")
         await chats.ask(turns("a", "b", "x"), "y")
         ids = chats.items(first.conversation_id)
@@ -167,9 +167,7 @@ class TestBranches:
         assert end_of(await chats.match(turns("a", "b", "x", "y", "z"))) == (ids[1], 2)
         assert end_of(await chats.match(turns("a", "b", "c", "d", "z"))) == (ids[3], 4)
 
-    async def test_a_transcript_is_compared_with_the_branches_of_a_named_fork_and_with_what_the_fork_inherits(
-        self, chats: Asking
-    ) -> None:
+    async def test_a_transcript_is_compared_with_own_and_inherited_items_of_a_named_fork(self, chats: Asking) -> None:
         origin = await chats.chat("a", "b", "c", "d")
         await chats.ask(turns("a", "b", "x"), "y")
         await chats.ask(turns("a", "b", "x", "y", "e"), "f")
@@ -196,7 +194,7 @@ async def test_a_long_transcript_that_departs_early_matches_at_the_last_common_m
     assert end_of(await chats.match(turns("a", "b", *foreign))) == (turn.answer_id, 2)
 
 
-async def test_of_equal_conversations_the_newest_one_without_later_items_is_continued(chats: Asking) -> None:
+async def test_the_newest_of_equal_conversations_without_later_items_is_continued(chats: Asking) -> None:
     older, newer = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     words = turns("same", "same answer", "more")
 
@@ -206,7 +204,7 @@ async def test_of_equal_conversations_the_newest_one_without_later_items_is_cont
     assert end_of(await chats.match(turns("same", "same answer", "else"))) == (older.answer_id, 2)
 
 
-async def test_of_equal_conversations_one_that_only_its_user_sees_is_preferred(chats: Asking) -> None:
+async def test_a_private_conversation_is_preferred_to_an_equal_shared_one(chats: Asking) -> None:
     """In the shared conversation, other people could read a question that the user may have asked in the private one."""
     private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     await chats.events.append(
@@ -306,7 +304,7 @@ async def test_a_known_beginning_is_preferred_to_a_later_answer_on_another_path(
     )
 
 
-async def test_if_an_answer_occurs_several_times_the_one_with_most_equal_messages_before_it_is_taken(
+async def test_the_answer_with_most_equal_messages_before_it_is_taken(
     chats: Asking,
 ) -> None:
     wanted = await chats.chat("my name is Ada", "Hello Ada", "and?", "What can I do?")
@@ -316,7 +314,7 @@ async def test_if_an_answer_occurs_several_times_the_one_with_most_equal_message
     assert end_of(await chats.match(words)) == (wanted.answer_id, 6)
 
 
-async def test_a_question_that_was_sent_with_a_reminder_matches_when_it_is_sent_without(chats: Asking) -> None:
+async def test_a_question_sent_with_a_reminder_matches_the_question_without_the_reminder(chats: Asking) -> None:
     """aider adds a reminder to the current question. Open WebUI adds the documents that it found."""
     pair = turns("I share no files.", "Ok.")
     first = await chats.ask([*pair, user("What is my name?\n\nReply in English.\n")], "You have not told me.")
@@ -332,7 +330,7 @@ async def test_a_question_that_was_sent_with_a_reminder_matches_when_it_is_sent_
     assert await chats.match([user("Something else?"), assistant("Ada."), user("Sure?")]) is None
 
 
-async def test_a_transcript_whose_answer_the_client_wrote_differently_continues_its_conversation(chats: Asking) -> None:
+async def test_a_transcript_with_a_rewritten_answer_continues_its_conversation(chats: Asking) -> None:
     """smolagents writes calls as text, and the outputs of its tools as messages of the user."""
     first = await chats.ask([user("Weather?")], CALLS[2:3])
     as_text = assistant("Calling tools:\n[{'id': 'call_a', 'type': 'function', 'function': {'name': 'f'}}]")
@@ -350,7 +348,7 @@ async def test_a_transcript_whose_answer_the_client_wrote_differently_continues_
     assert await chats.match([user("Weather?"), other, user("Observation:\nsunny")]) is None
 
 
-async def test_an_answer_from_elsewhere_that_the_client_rewrote_is_not_taken_for_ours(chats: Asking) -> None:
+async def test_a_rewritten_answer_from_elsewhere_is_not_taken_for_ours(chats: Asking) -> None:
     await chats.ask(turns("and then?", "it depends", "why?"), "because")
 
     assert await chats.match(turns("and then?", "it depends\n</done>", "why?")) is None
@@ -373,10 +371,10 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
     assert end_of(await chats.match([*turns("Where?", "Here.", "Weather?"), noted, *OUTPUTS])) == (cut.answer_id, 4)
 
 
-async def test_of_answers_with_equally_many_equal_messages_the_one_with_the_same_question_is_taken(
+async def test_the_question_decides_between_answers_with_equally_many_equal_messages(
     chats: Asking,
 ) -> None:
-    """It is taken even if its conversation continues after that answer."""
+    """The answer is taken even if its conversation continues after this answer."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")
@@ -386,7 +384,7 @@ async def test_of_answers_with_equally_many_equal_messages_the_one_with_the_same
     assert end_of(await chats.match(turns("a", "x", "why?", "yes", "ok"))) == (answer_id, 4)
 
 
-async def test_of_answers_with_the_same_question_the_one_with_the_nearest_equal_messages_is_taken(
+async def test_the_nearest_equal_messages_decide_between_answers_with_the_same_question(
     chats: Asking,
 ) -> None:
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
@@ -396,7 +394,7 @@ async def test_of_answers_with_the_same_question_the_one_with_the_nearest_equal_
     assert end_of(await chats.match(turns("a", "[removed]", "why?", "yes", "ok"))) == (answer_id, 4)
 
 
-async def test_an_equal_answer_on_another_path_is_preferred_to_one_that_was_written_differently(
+async def test_an_equal_answer_on_another_path_is_preferred_to_a_rewritten_one(
     chats: Asking,
 ) -> None:
     await chats.ask([user("Say more.")], "It depends.")
@@ -434,7 +432,7 @@ async def test_a_match_at_an_answer_moves_to_the_messages_that_follow_an_equal_a
     assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (question_id, 4)
 
 
-async def test_words_of_a_deleted_conversation_begin_a_new_one(chats: Asking) -> None:
+async def test_words_of_a_deleted_conversation_begin_a_new_conversation(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d")
     await chats.events.append(request(turn.conversation_id, DeleteConversation()))
 

@@ -105,7 +105,7 @@ def last_hash(*messages: Json) -> bytes:
 
 @settings(max_examples=100)
 @given(st.lists(messages_and_the_same_again(), min_size=1, max_size=6))
-def test_if_clients_change_only_the_form_the_hashes_of_chains_and_messages_stay_the_same(
+def test_hashes_stay_the_same_if_clients_change_only_the_form(
     pairs: list[tuple[Json, Json]],
 ) -> None:
     one, other = of([one for one, _ in pairs]), of([other for _, other in pairs])
@@ -167,7 +167,7 @@ def test_messages_with_another_meaning_have_another_hash() -> None:
     assert last_hash(USER, USER) != last_hash(USER)
 
 
-def test_the_same_part_in_either_api_with_or_without_ids_and_cache_marks_has_the_same_hash() -> None:
+def test_a_part_has_the_same_hash_in_both_apis() -> None:
     def item(**part: Any) -> bytes:
         return message_hash([{"type": "message", "role": "user", "content": [part]}])
 
@@ -219,7 +219,7 @@ def test_reasoning_and_calls_that_the_provider_runs_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("content", ["", " \n", "<think>first I …</think>\n\n", []])
-def test_an_answer_without_text_before_a_call_is_left_out(content: Any) -> None:
+def test_an_empty_answer_before_a_call_is_not_hashed(content: Any) -> None:
     user = {"type": "message", "role": "user", "content": "hi"}
     empty = {"type": "message", "role": "assistant", "content": content}
     call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
@@ -255,7 +255,7 @@ def test_the_exact_hash_changes_with_everything_but_the_order_of_keys() -> None:
     assert next_exact(exact, digest_of(USER)) != next_exact(b"", digest_of(USER))
 
 
-def test_leading_instructions_are_not_hashed_and_later_ones_are() -> None:
+def test_instructions_at_the_beginning_are_not_hashed() -> None:
     system, developer = {"role": "system", "content": "It is Monday."}, {"role": "developer", "content": "Be brief."}
 
     with_instructions = of([system, developer, USER, system, ANSWER])
@@ -286,7 +286,7 @@ def test_there_is_a_prefix_for_each_new_message() -> None:
 
 
 @pytest.mark.parametrize("shape", ["text", "calls", "call before text"])
-def test_the_prefixes_of_an_answer_are_those_of_the_message_that_clients_send_back(shape: str) -> None:
+def test_an_answer_has_the_prefixes_of_the_message_that_clients_send_back(shape: str) -> None:
     transcript = of([USER])
     text = {
         "type": "message",
@@ -334,7 +334,7 @@ def test_a_name_is_mapped_to_an_item() -> None:
     assert (name.item_id, name.hash, name.answered) == ("msg_1", name_hash("t", "s", "n"), True)
 
 
-def test_many_thoughts_closed_or_not_do_not_take_quadratic_time() -> None:
+def test_many_thoughts_do_not_take_quadratic_time() -> None:
     start = time.perf_counter()
     last_hash({"role": "assistant", "content": "<think>" * 300_000})
     last_hash({"role": "assistant", "content": "<think></think>" * 100_000})
@@ -381,7 +381,7 @@ def test_hashes_are_the_same_with_and_without_known_transcripts() -> None:
                     assert parsed(repeated, tenant="t", subject=subject, user=None, known_messages=kept) == expected
 
 
-def test_all_messages_of_a_continued_transcript_except_the_new_ones_are_known() -> None:
+def test_the_earlier_messages_of_a_continued_transcript_are_known() -> None:
     turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(60)]
     system = [{"role": "system", "content": "today"}]
     cached = KnownMessages(max_messages=100)
@@ -399,10 +399,11 @@ def test_all_messages_of_a_continued_transcript_except_the_new_ones_are_known() 
     edited = [*turns[:20], {"role": "user", "content": "edited"}, *turns[21:42]]
     assert are_known(edited) == [False, *[True] * 20, False, *[True] * 21]
     assert are_known([{**turns[0], "name": "ann"}, *turns[1:42]])[:3] == [False, False, True]
-    assert not cached.longest_prefix(sent_messages(turns[:42], cached).keys).exact  # the longer transcript replaced it
+    # The longer transcript replaced this one.
+    assert not cached.longest_prefix(sent_messages(turns[:42], cached).keys).exact
 
 
-def test_if_there_are_too_many_known_transcripts_the_oldest_are_dropped() -> None:
+def test_the_oldest_of_too_many_known_transcripts_are_dropped() -> None:
     cached = KnownMessages(max_messages=10)
     sent = [sent_messages([{"role": "user", "content": f"{chat}.{number}"} for number in range(4)]) for chat in "abc"]
     for one in sent:

@@ -1,4 +1,4 @@
-"""The record of a transcript renders to exactly the messages that were sent, however clients change what they send again.
+"""The record of a transcript renders to exactly the messages that were sent, even if clients change old messages.
 
 `scripts/test tests/context/transcripts/test_record.py -m endless` tries five thousand conversations.
 """
@@ -93,7 +93,7 @@ class MemoryLog:
 
 
 class Entry(Struct):
-    """A message as a client has it. `stored`: the (id, item) of the items that it is made of; empty if they are not known."""
+    """A message as a client has it. `stored`: (id, item) of each item of the message. Empty if the items are not known."""
 
     message: Json
     stored: Sequence[tuple[str, Item]] = ()
@@ -231,7 +231,7 @@ REASONING: Item = {"type": "reasoning", "summary": [], "content": [{"type": "rea
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
 
 
-def test_given_a_client_that_repeats_what_it_got_then_a_request_records_only_what_is_new() -> None:
+def test_a_request_records_only_the_items_that_are_new() -> None:
     chat = Chat()
     chat.instructions = [{"role": "system", "content": "Today is Monday."}]
     first = chat.request([user("Q1")])
@@ -264,7 +264,7 @@ def test_given_a_client_that_repeats_what_it_got_then_a_request_records_only_wha
     ]
 
 
-def test_given_a_message_that_is_like_no_item_then_it_is_kept_as_it_was_sent() -> None:
+def test_a_message_without_known_items_is_recorded_as_it_was_sent() -> None:
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer([text("A1")])
@@ -288,7 +288,7 @@ def test_given_a_message_that_is_like_no_item_then_it_is_kept_as_it_was_sent() -
         [REASONING, call("a"), REASONING, call("b"), REASONING],
     ],
 )
-def test_given_an_answer_of_several_items_then_it_is_recorded_without_its_text_and_rendered_as_one_message(
+def test_an_answer_of_several_items_is_recorded_without_its_text(
     answer: list[Item],
 ) -> None:
     chat = Chat()
@@ -304,7 +304,7 @@ def test_given_an_answer_of_several_items_then_it_is_recorded_without_its_text_a
     assert not any(word in recorded for word in (b"before", b"after", b"one", b"look"))
 
 
-def test_given_two_messages_whose_items_together_would_be_one_then_they_stay_two() -> None:
+def test_two_assistant_messages_in_a_row_stay_two_messages() -> None:
     chat = Chat()
     tool_call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     spoken, calling = {"role": "assistant", "content": "I look."}, {"role": "assistant", "tool_calls": [tool_call]}
@@ -312,7 +312,7 @@ def test_given_two_messages_whose_items_together_would_be_one_then_they_stay_two
     assert messages_of(rendered(chat, requested)) == chat.sent()
 
 
-def test_a_long_chain_is_read_page_by_page_and_through_forks() -> None:
+def test_a_long_chain_of_requests_is_read_in_pages() -> None:
     chat = Chat()
     turns = 300
     for turn in range(turns):
@@ -325,7 +325,7 @@ def test_a_long_chain_is_read_page_by_page_and_through_forks() -> None:
     assert chat.log.lookups < 4 * (turns * 4 / PAGE_EVENTS) + 20
 
 
-def test_given_a_deleted_item_then_its_message_is_rendered_empty_and_without_what_the_client_changed() -> None:
+def test_the_message_of_a_deleted_item_is_rendered_empty() -> None:
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer([text("A1"), call("a")])
@@ -344,9 +344,7 @@ def test_given_a_deleted_item_then_its_message_is_rendered_empty_and_without_wha
     assert messages_of(rendered(chat, requested)) == chat.sent()
 
 
-def test_given_a_deleted_response_or_conversation_then_what_only_its_records_had_is_left_out_of_later_requests() -> (
-    None
-):
+def test_later_requests_leave_out_what_only_a_deleted_record_had() -> None:
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer([text("A1")])

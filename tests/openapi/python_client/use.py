@@ -1,6 +1,6 @@
 """A program that uses the client which openapi-python-client generates. It prints a few values of the store's answers.
 
-`test_generated_clients.py` checks its types with `mypy --strict`, runs it and compares what it prints.
+`test_generated_clients.py` checks the types with `mypy --strict`, runs this program and compares the output.
 """
 
 import sys

@@ -16,7 +16,8 @@ def json_lines(_: SerializationContext, value: Any) -> bytes:
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
     """Whether a failure counts. Two kinds do not:
 
-    - A 503 to a request with `X-Min-Position`. The log does not reach that position, so the wait of the store times out.
+    - A 503 to a request with `X-Min-Position`. The log does not reach that position, so the store waits until its
+      timeout.
     - A single text as `include[]`. schemathesis expects an error, but the store takes it as a list with one value.
     """
     awaits_position = response.status_code == 503 and "X-Min-Position" in (case.headers or {})

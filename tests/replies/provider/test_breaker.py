@@ -1,4 +1,4 @@
-"""The circuit breakers: tested alone, and in a client whose provider fails and recovers."""
+"""Tests circuit breakers alone, and in a client whose provider fails and recovers."""
 
 import asyncio
 import socket
@@ -77,7 +77,7 @@ def test_an_answered_probe_closes_the_breaker(breaker: CircuitBreaker, clock: Cl
     breaker.begin_attempt()
 
 
-def test_after_a_probe_that_fails_the_breaker_stays_open(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_the_breaker_stays_open_if_a_probe_fails(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
     fail(breaker)
@@ -223,9 +223,7 @@ async def test_answers_with_status_503_open_the_breaker_until_the_provider_answe
     await client.close()
 
 
-async def test_a_hanging_model_is_blocked_for_a_few_seconds_and_blocks_no_other(
-    provider: ScriptedProvider, clock: Clock
-) -> None:
+async def test_a_hanging_model_is_blocked_for_a_few_seconds(provider: ScriptedProvider, clock: Clock) -> None:
     client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
     working, released = provider.script, threading.Event()
     provider.script = answers(504)

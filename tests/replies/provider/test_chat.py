@@ -42,9 +42,7 @@ def calls(*deltas: tuple[int | None, str | None, str | None, str | None]) -> dic
     }
 
 
-async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
-    chat: ModelProvider, provider: ScriptedProvider
-) -> None:
+async def test_text_and_usage_become_stream_parts(chat: ModelProvider, provider: ScriptedProvider) -> None:
     assert await parts_of(chat) == [
         ItemStarted(MESSAGE),
         *map(ItemDelta, ("Hello", ", ", "world", "!")),
@@ -154,7 +152,7 @@ async def test_the_arguments_of_the_first_call_are_passed_on_as_they_arrive(
     ]
 
 
-async def test_calls_without_ids_or_with_the_same_id_get_ids_of_their_own(
+async def test_calls_without_ids_or_with_the_same_id_get_different_ids(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     provider.script = stream(calls((0, None, "f", "a"), (1, "", "g", "b"), (2, "c", "h", ""), (3, "c", "i", "")))
@@ -242,7 +240,7 @@ async def test_a_finish_reason_becomes_one_of_four(
         ([calls((n, f"c{n}", "f" * 100_000, "")) for n in range(12)], "tool_calls"),
     ],
 )
-async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
+async def test_a_broken_or_too_long_answer_is_a_failure(
     chat: ModelProvider, provider: ScriptedProvider, deltas: list[dict[str, Any]], finish_reason: str | None
 ) -> None:
     provider.script = stream(*deltas, finish_reason=finish_reason)

@@ -51,7 +51,7 @@ async def test_each_error_status_becomes_a_code_and_only_temporary_errors_are_re
         ("a date", 3600),
     ],
 )
-async def test_a_rate_limit_failure_has_the_retry_after_of_the_answer_if_it_is_valid(
+async def test_a_rate_limit_failure_has_the_valid_retry_after_of_the_answer(
     chat: ModelProvider, provider: ScriptedProvider, header: str, seconds: float | None
 ) -> None:
     if header == "a date":

@@ -74,7 +74,7 @@ COMPLETED = ("completed", {"response": {"status": "completed"}})
         ([HIGH + "\0", "", LOW], "🙂"),
     ],
 )
-async def test_halves_of_surrogate_pairs_are_joined_and_lone_ones_replaced(
+async def test_halves_of_surrogate_pairs_are_joined_and_lone_halves_replaced(
     chat: ModelProvider, responses: ModelProvider, provider: ScriptedProvider, texts: list[str], expected: str
 ) -> None:
     for field, item_type in (("content", "message"), ("refusal", "message"), ("reasoning", "reasoning")):
@@ -145,7 +145,7 @@ async def test_halves_of_a_surrogate_pair_that_are_encoded_in_utf_8_are_joined_t
     assert text_of(await parts_of(chat)) == "a🙂"
 
 
-async def test_a_failure_with_half_a_surrogate_pair_is_reported_like_any_other(
+async def test_a_failure_with_half_a_surrogate_pair_is_reported_like_other_failures(
     chat: ModelProvider, responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     for client in (chat, responses):

@@ -1,4 +1,4 @@
-"""What a provider's refusal says about its model. The messages are those of several providers."""
+"""What a provider's refusal says about its model. The messages are from several providers."""
 
 import pytest
 

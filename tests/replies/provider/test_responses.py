@@ -28,9 +28,7 @@ def answer(*items: dict[str, Any], **response: Any) -> Any:
     return lambda exchange: exchange.stream_items(*items, **response)
 
 
-async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
-    responses: ModelProvider, provider: ScriptedProvider
-) -> None:
+async def test_text_and_usage_become_stream_parts(responses: ModelProvider, provider: ScriptedProvider) -> None:
     provider.script = answer(message("Hello, big world!"), usage=USAGE)
     usage = Usage(input_tokens=7, output_tokens=5, cached_tokens=3, reasoning_tokens=2)
     assert await parts_of(responses) == [
@@ -41,7 +39,7 @@ async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
     assert provider.paths == ["/v1/responses"]
 
 
-async def test_items_of_every_type_are_passed_on_in_order_and_without_their_ids(
+async def test_items_of_several_types_are_passed_on_without_their_ids(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     search = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"query": "a\0b"}}
@@ -109,7 +107,7 @@ async def test_interleaved_items_are_passed_on_one_after_the_other(
     ]
 
 
-async def test_an_answer_that_has_only_its_last_event_is_read(
+async def test_an_answer_with_only_a_completed_event_is_read(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -120,7 +118,7 @@ async def test_an_answer_that_has_only_its_last_event_is_read(
     assert await parts_of(responses) == [ItemStarted(MESSAGE), ItemDelta("whole"), Finished("stop")]
 
 
-async def test_an_item_that_is_only_in_the_last_event_is_passed_on(
+async def test_an_item_that_only_the_completed_event_has_is_passed_on(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -136,7 +134,7 @@ async def test_an_item_that_is_only_in_the_last_event_is_passed_on(
     assert parts[-1] == Finished("tool_calls")
 
 
-async def test_an_item_without_a_done_event_is_completed_from_the_last_event(
+async def test_an_item_without_a_done_event_is_read_from_the_completed_event(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -191,7 +189,7 @@ async def test_an_incomplete_answer_has_its_finish_reason(
     assert parts[-1] == Finished(reason, None, "scripted")
 
 
-async def test_items_that_had_started_in_an_incomplete_answer_are_kept(
+async def test_started_items_of_an_incomplete_answer_are_kept(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -216,7 +214,7 @@ async def test_items_that_had_started_in_an_incomplete_answer_are_kept(
         ([5], "model_error"),
     ],
 )
-async def test_a_failed_response_is_a_failure_that_does_not_quote_the_providers_message(
+async def test_the_failure_of_a_response_does_not_quote_the_provider(
     responses: ModelProvider, provider: ScriptedProvider, error: Any, code: str
 ) -> None:
     provider.script = answer(message("par"), status="failed", error=error)
@@ -253,7 +251,7 @@ def event(kind: str, **fields: Any) -> Any:
         lambda exchange: exchange.begin_stream(),
     ],
 )
-async def test_an_invalid_incomplete_or_too_long_answer_is_a_failure(
+async def test_a_broken_or_too_long_answer_is_a_failure(
     responses: ModelProvider, provider: ScriptedProvider, script: Any
 ) -> None:
     provider.script = script

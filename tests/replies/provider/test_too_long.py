@@ -1,4 +1,4 @@
-"""Refusals of too long requests are recognised in the words of many providers. They may name the window."""
+"""Refusals of too long requests are recognised in the words of many providers. A refusal may name the window."""
 
 import pytest
 
@@ -125,7 +125,7 @@ OTHER_REFUSALS = [
 
 
 @pytest.mark.parametrize(("body", "window"), REFUSALS)
-def test_a_refusal_as_too_long_is_recognised_and_its_window_is_found(body: object, window: int | None) -> None:
+def test_a_refusal_of_a_too_long_request_is_recognised(body: object, window: int | None) -> None:
     error = error_object(body)
     assert is_too_long(*error_fields(error))
     assert window_of(error) == window
