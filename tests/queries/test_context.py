@@ -222,7 +222,7 @@ async def test_contexts_that_wait_behind_hanging_reads_fail_after_the_timeout(
     hanging = [asyncio.create_task(read()) for _ in range(MAX_LOG_READS)]
     for _ in hanging:
         await reader.started.acquire()
-    waiting = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 60)
+    waiting = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 5)
     assert [type(error) for error in waiting] == [psycopg.OperationalError] * 10
     reader.released.set()
     assert await asyncio.gather(*hanging, read()) == [2] * (MAX_LOG_READS + 1)
