@@ -117,7 +117,7 @@ COPIES: Final[Sequence[Copy]] = (
 )
 
 VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
-    "conversations": frozenset({"title", "title_words", "instructions", "metadata"}),
+    "conversations": frozenset({"title", "lists", "instructions", "metadata"}),
     "items": frozenset({"item", "preview"}),
     "responses": frozenset({"parameters", "metadata", "input", "output"}),
     "search": frozenset({"text", "terms"}),

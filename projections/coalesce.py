@@ -5,6 +5,7 @@ Apply a `ViewBatch` in this order: updates, removals, then inserts or increments
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 from msgspec import Struct, field
@@ -109,7 +110,10 @@ def conversation_of(document: Document) -> tuple[str, str]:
 
 
 def apply_to(document: Document, update: Update) -> None:
-    """Changes the document like MongoDB (`$set`, `$inc`, `$unset`). A dotted name is a field of a nested object."""
+    """Changes the document like MongoDB (`$set`, `$inc`, `$unset`). A dotted name is a field of a nested object.
+
+    A number in it is an index of an array.
+    """
     for name, value in update.set.items():
         parent, last = _parent(document, name)
         parent[last] = value
@@ -125,10 +129,13 @@ def _parent(document: Document, name: str) -> tuple[dict[str, Any], str]:
     if "." not in name:
         return document, name
     *path, last = name.split(".")
+    parent: Any = document
     for step in path:
-        document[step] = dict(document.get(step, {}))  # a copy, because the object may belong to the event
-        document = document[step]
-    return document, last
+        key: Any = int(step) if isinstance(parent, list) else step
+        nested = {} if isinstance(parent, dict) and key not in parent else parent[key]
+        parent[key] = copy(nested)  # the value may belong to the event
+        parent = parent[key]
+    return parent, last
 
 
 def _merge(change: Change, update: Update) -> None:

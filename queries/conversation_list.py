@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter
+from msgspec import Struct
 from pydantic import Field, ValidationInfo, field_validator
 from starlette.responses import Response
 
@@ -12,11 +13,20 @@ from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION, conversation_id, first_uuid_at, is_id
-from projections.views.conversations import activity_key
+from projections.views.catalog import LIST_TERMS
+from projections.views.conversations import activity_key, shared_with_subject
+from projections.views.list_terms import (
+    ALL,
+    FIRST_VERSION_WITH_TERMS,
+    metadata_term,
+    owner_term,
+    share_term,
+    title_term,
+)
 from projections.views.search_text import fold, tokens
 from projections.views.writes import Document
 from queries.consistency import Read
-from queries.conversations import FIELDS, alternatives, conversation_shape
+from queries.conversations import FIELDS, conversation_shape
 from queries.list_cursors import decode_cursor, encode_cursor, fingerprint, is_cursor
 from queries.list_words import Words, words_of
 from queries.log_access import PostgresUnavailable
@@ -30,8 +40,8 @@ from queries.time_range import Since, Until
 router = APIRouter(tags=["conversations"])
 
 MAX_TITLE_LENGTH = 512
-FIRST_VERSION = 4
-"""The first version of the view that has all fields of the filters and orders."""
+FIRST_VERSION_BY_ACTIVITY = 4
+"""The first version of the view that has `activity` and `archived`."""
 
 
 class ConversationsQuery(PageQuery):
@@ -94,9 +104,15 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
     by), and any number of `metadata[key]=value`.
     """
     metadata = metadata_filter(context.request.query_params)
-    with_title = _with_title(query.title)
+    in_title = _in_title(query.title)
     read = await context.read_tenant("conversations", "items")
-    where = {"listed": True, **_filters(query, read), **_all_of(with_title, _with_metadata(metadata))}
+    where = {"listed": True, **_filters(query, read)}
+    has_terms = read.versions["conversations"] >= FIRST_VERSION_WITH_TERMS
+    terms = [*in_title, *(metadata_term(*pair) for pair in metadata.items())] if has_terms else []
+    visible = [
+        where | _all_of(*each.filters, with_metadata(metadata), *_with_terms([*terms, each.term] if has_terms else []))
+        for each in _visible(query, context.principal, with_shares=read.verified)
+    ]
     query_fingerprint = query.fingerprint(metadata)
     after = await _sort_key(context, query, "after", query.after, query_fingerprint)
     before = await _sort_key(context, query, "before", query.before, query_fingerprint)
@@ -106,13 +122,12 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
         documents[document["id"]] = document
         return shapes.encode(conversation_shape(document, Words()))
 
-    visible = _visible(query, context.principal, with_shares=read.verified)
     page = await fetch_page(
         context,
         read,
         "conversations",
-        where | visible[0],
-        merged=[where | each for each in visible[1:]],
+        visible[0],
+        merged=visible[1:],
         field=query.field,
         page=query,
         after=after,
@@ -151,14 +166,13 @@ def _filters(query: ConversationsQuery, read: Read) -> Document:
     Raises ApiError (503) if the view does not have a needed field yet.
     """
     where: Document = {"status": query.status or {"$in": ["active", "ended"]}}
-    if read.versions["conversations"] >= FIRST_VERSION:
+    version = read.versions["conversations"]
+    if version >= FIRST_VERSION_BY_ACTIVITY:
         where["archived"] = {"$in": [False, True]} if query.archived is None else query.archived
-    elif query.order_by == "activity" or query.archived is not None or query.title is not None:
-        message = (
-            "The view `conversations` is being built again after an upgrade. Lists by activity, and the filters `title` and"
-            " `archived`, work when it is ready."
-        )
-        raise ApiError(503, message, code="read_models_behind")
+    elif query.order_by == "activity" or query.archived is not None:
+        raise _not_built("lists by activity, and the filter `archived`,")
+    if query.title is not None and version < FIRST_VERSION_WITH_TERMS:
+        raise _not_built("the filter `title`")
     bounds = {
         operator: _beginning_of(seconds, query.field)
         for operator, seconds in (("$gte", query.since), ("$lte", query.until))
@@ -167,10 +181,19 @@ def _filters(query: ConversationsQuery, read: Read) -> Document:
     return where | ({query.field: bounds} if bounds else {})
 
 
-def _with_title(title: str | None) -> Document:
-    """In scripts without spaces, pairs of adjacent characters are the words. Raises ApiError (400) if there is no word."""
+def _not_built(what: str) -> ApiError:
+    message = (
+        f"The view `conversations` is being built again after an upgrade. Until it is ready, {what} cannot be used."
+    )
+    return ApiError(503, message, code="read_models_behind")
+
+
+def _in_title(title: str | None) -> list[Any]:
+    """What the terms of the conversations must match. In scripts without spaces, pairs of adjacent characters are the
+    words. Raises ApiError (400) if there is no word.
+    """
     if title is None:
-        return {}
+        return []
     terms: list[str] = []
     first_characters: list[str] = []
     for token in tokens(fold(title)):
@@ -183,13 +206,13 @@ def _with_title(title: str | None) -> Document:
             terms += token.terms[:-1]
     if not terms and not first_characters:
         raise ApiError(400, "`title` has no word.", code="invalid_value", param="title")
-    found: list[Document] = [{"title_words": term} for term in dict.fromkeys(terms)]
-    found += [{"title_words": {"$elemMatch": terms_from(first)}} for first in first_characters]
-    return _all_of({"title_words.0": {"$exists": True}}, *found)
+    exact = [title_term(term) for term in dict.fromkeys(terms)]
+    return [*exact, *({"$elemMatch": terms_from(title_term(first))} for first in first_characters)]
 
 
-def _with_metadata(pairs: Mapping[str, str]) -> Document:
-    return _all_of({"metadata.0": {"$exists": True}}, with_metadata(pairs)) if pairs else {}
+def _with_terms(terms: Sequence[Any]) -> list[Document]:
+    """The term ALL is left out if there is another one."""
+    return [{LIST_TERMS: term} for term in [each for each in terms if each != ALL] or terms]
 
 
 def _all_of(*filters: Document) -> Document:
@@ -204,23 +227,28 @@ def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
     return conversation_id(first_uuid_at(seconds))
 
 
-def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[Document]:
-    """No document matches two of these filters."""
+class _Visible(Struct, frozen=True):
+    """Conversations that the caller may see. `term`: they all have it in `lists`."""
+
+    filters: Sequence[Document]
+    term: str
+
+
+def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[_Visible]:
+    """No conversation is in two of these."""
     subject, owner = principal.subject, query.owner
     if principal.may("admin") and query.shared is None:
-        return [{} if owner is None else {"owner": owner}]
-    own, *shared = alternatives(subject, with_shares=with_shares)
-    found: list[Document] = []
+        return [_Visible([], ALL) if owner is None else _Visible([{"owner": owner}], owner_term(owner))]
+    found: list[_Visible] = []
     if query.shared is not True and owner in (None, subject):
-        found.append(own)
+        found.append(_Visible([{"owner": subject}], owner_term(subject)))
     if query.shared is not False and owner != subject:
-        # An expression, because for an inequality MongoDB may choose the index of owners, which is slow here.
-        others = {"$expr": {"$ne": ["$owner", {"$literal": subject}]}} if owner is None else {"owner": owner}
-        found += [
-            {**each, **others, "$nor": shared[:index]} if index else {**each, **others}
-            for index, each in enumerate(shared)
-        ]
-    return found or [{"_id": {"$in": []}}]
+        others: Document = {"owner": {"$ne": subject} if owner is None else owner}
+        shares = shared_with_subject(subject) if with_shares else []
+        for index, share in enumerate(shares):
+            earlier = [{"shared_with": {"$nin": shares[:index]}}] if index else []
+            found.append(_Visible([others, {"shared_with": share}, *earlier], share_term(share)))
+    return found or [_Visible([{"_id": {"$in": []}}], ALL)]
 
 
 async def _sort_key(

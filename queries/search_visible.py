@@ -12,7 +12,9 @@ from msgspec import Struct
 
 from context.deleted_content import deleted_items
 from domain.paths import Path
+from projections.views.catalog import LIST_TERMS
 from projections.views.conversations import shared_with_subject
+from projections.views.list_terms import FIRST_VERSION_WITH_TERMS, share_term
 from projections.views.writes import Document
 from queries.consistency import Read
 from queries.fork_origins import Inherited
@@ -70,13 +72,17 @@ def visibility_stages(context: QueryContext, conversation_id: str | None) -> lis
     """
     if conversation_id is not None:
         return []
-    views, collection_of = context.dependencies.views, context.dependencies.consistency.positions.last_collection
+    views, positions = context.dependencies.views, context.dependencies.consistency.positions
     if context.principal.may("admin"):
-        return [views.union(collection_of("search"), {}, _OWNERS)]
+        return [views.union(positions.last_collection("search"), {}, _OWNERS)]
     subject = context.principal.subject
     own_forks: Document = {"owner": subject, "forked_from.conversation": {"$exists": True}}
-    shared: Document = {"shared_with": {"$in": shared_with_subject(subject)}, "owner": {"$ne": subject}}
-    conversations = collection_of("conversations")
+    shares = shared_with_subject(subject)
+    shared: Document = {"shared_with": {"$in": shares}, "owner": {"$ne": subject}}
+    if positions.last_position("conversations").version >= FIRST_VERSION_WITH_TERMS:
+        shared |= {LIST_TERMS: {"$in": [*map(share_term, shares)]}, "listed": {"$in": [False, True]}}
+        shared |= {"status": {"$in": ["active", "ended"]}, "archived": {"$in": [False, True]}}
+    conversations = positions.last_collection("conversations")
     return [views.union(conversations, own_forks, _OWN_FORKS), views.union(conversations, shared, _SHARED)]
 
 

@@ -62,7 +62,11 @@ class ViewPositionReader:
 
     def last_collection(self, view: str) -> str:
         """The view's collection at the last read of its positions. If the view had no position, the view's name."""
-        return position_at(self._last, position_key(view, 0)).collection or view
+        return self.last_position(view).collection or view
+
+    def last_position(self, view: str) -> ViewPosition:
+        """One of the view's positions, as they were last read."""
+        return position_at(self._last, position_key(view, 0))
 
     async def collections(self) -> set[str]:
         """The collections of all views, second builds included. Raises PyMongoError."""

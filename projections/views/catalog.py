@@ -13,7 +13,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 4, "items": 3, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
+VERSIONS: dict[str, int] = {"conversations": 5, "items": 3, "responses": 5, "search": 1, "feedback": 1, "usage": 7}
 """Raise a view's version when the same events give different documents. A projector that starts then rebuilds the view."""
 
 POSITIONS_COLLECTION = "projections"
@@ -29,27 +29,16 @@ read the documents.
 """
 
 LIST_ORDERS = ("id", "activity")
-LISTED_BY: dict[tuple[str, ...], dict[str, Any]] = {
-    ("status", "archived"): {},
-    ("owner", "status", "archived"): {},
-    ("shared_with", "status", "archived"): {},
-    ("metadata",): {"metadata.0": {"$exists": True}},
-    ("title_words",): {"title_words.0": {"$exists": True}},
-}
-"""The fields that lists of conversations are filtered by. Each entry gives one index per field of LIST_ORDERS, for the
-documents that its value matches.
+LIST_TERMS = "lists.terms"
+"""One indexed field for all filters of lists. When an event changes `activity`, MongoDB makes the keys of every index
+of the collection again, so each further index costs every append.
 """
-
-
-def _names(keys: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
-    return tuple(name for name, _ in keys)
 
 
 INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     "conversations": (
         *(
-            (("tenant", 1), ("listed", 1), *((field, 1) for field in filtered), (order, 1))
-            for filtered in LISTED_BY
+            (("tenant", 1), ("listed", 1), (LIST_TERMS, 1), ("status", 1), ("archived", 1), (order, 1))
             for order in LIST_ORDERS
         ),
         FORKS_OF_OWNER,
@@ -88,7 +77,6 @@ PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     FORKS_OF_OWNER: {"forked_from.conversation": {"$exists": True}},
     INDEXES["items"][1]: {"branch": {"$gt": 0}},
     OPENED_BRANCHES: {"parent_branch": {"$exists": True}},
-    **{keys: documents for keys in INDEXES["conversations"] if (documents := LISTED_BY.get(_names(keys)[2:-1]))},
 }
 """The indexes that have only some documents. MongoDB uses such an index only for queries that ask for no other
 documents.

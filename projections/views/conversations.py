@@ -3,7 +3,7 @@
 `shared_with`: `tenant`, or `subject:` followed by the subject, for each share
 `activity`: the order of lists by activity
 `title_by`: `person` or `model`; null without a title
-`title_words`: the terms of the title (`search_text.py`)
+`lists`: the terms that lists are filtered by (`list_terms.py`)
 `first`: the first item on branch 0, or null if there is no item, or if the fork inherits items
 `running`: the position of the ReplyRequested of each reply in progress, by response id
 `path`, `moved_at`: the active path, and the version of the last HeadMoved; absent before the first HeadMoved
@@ -33,7 +33,15 @@ from domain.events import (
 )
 from infrastructure.event_log.recorded import Logged
 from infrastructure.ids import uuid_of
-from projections.views.search_text import searched
+from projections.views.list_terms import (
+    METADATA_TERMS,
+    SHARE_TERMS,
+    TITLE_TERMS,
+    list_terms,
+    metadata_terms,
+    share_terms,
+    title_terms,
+)
 from projections.views.writes import Document, Insert, Update, Write, document_key, metadata_pairs, microseconds
 
 WITH_TENANT: Final = "tenant"
@@ -65,13 +73,15 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "listed": event.listed,
                     "archived": False,
                     "status": "active",
-                    **_title(event.title, "person"),
+                    "title": event.title,
+                    "title_by": None if event.title is None else "person",
                     "instructions": event.instructions,
                     "metadata": metadata_pairs(event.metadata),
                     "context_policy": msgspec.to_builtins(event.context_policy),
                     "created_at": recorded_at,
                     "branch": 0,
                     "shared_with": [],
+                    "lists": list_terms(event.owner, event.metadata, event.title),
                     "head": fork.item_id if fork else None,
                     "depth": fork.depth if fork else 0,
                     "first": None,
@@ -87,9 +97,10 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                 name: msgspec.to_builtins(value) for name in names if (value := getattr(event, name)) is not UNSET
             }
             if event.metadata is not UNSET:
-                changes["metadata"] = metadata_pairs(event.metadata)
+                changes |= {"metadata": metadata_pairs(event.metadata), METADATA_TERMS: metadata_terms(event.metadata)}
             if event.title is not UNSET:
-                changes |= _title(event.title, event.title_by)
+                title_by = None if event.title is None else event.title_by
+                changes |= {"title": event.title, "title_by": title_by, TITLE_TERMS: title_terms(event.title)}
             yield Update("conversations", key, {**changes, **progress})
         case ItemAppended():
             head = {} if event.aside else {"branch": event.branch, "head": event.item_id, "depth": event.depth}
@@ -112,7 +123,8 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
         case _ if isinstance(event, REPLY_ENDS):
             yield Update("conversations", key, progress, unset=(f"running.{event.response_id}",))
         case ConversationShared() | ConversationUnshared():
-            yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})
+            shares = _shared_with(event.shares)
+            yield Update("conversations", key, {"shared_with": shares, SHARE_TERMS: share_terms(shares), **progress})
         case ConversationEnded():
             yield Update("conversations", key, {"status": "ended", **progress})
         case ConversationReopened():
@@ -124,14 +136,6 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 def activity_key(updated_at: int, conversation_id: str = "") -> str:
     """A text that sorts by time, then by id. Without an id, it sorts before all ids of the same microsecond."""
     return f"{updated_at:016x}{uuid_of(conversation_id).hex if conversation_id else ''}"
-
-
-def _title(title: str | None, title_by: str) -> Document:
-    return {
-        "title": title,
-        "title_by": None if title is None else title_by,
-        "title_words": searched(title).terms if title else [],
-    }
 
 
 def shared_with_subject(subject: str) -> list[str]:

@@ -58,7 +58,7 @@ LISTS = (
     ConversationsOf("an admin's, ended", "root", {"status": "ended"}, {"status": "ended"}),
     ConversationsOf("Ann's", "ann", {}, {"owner": "ann"}),
     ConversationsOf("Ann's, not archived", "ann", {"archived": "false"}, {"owner": "ann", "archived": False}),
-    ConversationsOf("Ann's, by title", "ann", {"title": "Tokyo"}, {"owner": "ann", "title_words": "tokyo"}),
+    ConversationsOf("Ann's, by title", "ann", {"title": "Tokyo"}, {"owner": "ann", "lists.terms": "title:tokyo"}),
     ConversationsOf("Ann's, by metadata", "ann", {}, {"owner": "ann", "metadata": ["team", "7"]}, {"team": "7"}),
     ConversationsOf("Bob's", "bob", {}, {"shared_with": "subject:bob"}),
     ConversationsOf("shared with Bob", "bob", {"shared": "true"}, {"shared_with": "subject:bob"}),

@@ -18,6 +18,7 @@ from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
 from projections.views.conversations import activity_key, shared_with_subject
+from projections.views.list_terms import list_terms, share_terms
 from projections.views.partitions import PARTITIONS, partition_of, position_key
 from projections.views.writes import Document
 from tests.access.apis_as import ADMIN, TENANT, Apis, open_apis, user, without_id
@@ -330,12 +331,16 @@ async def test_a_list_reads_only_conversations_that_the_user_may_see(apis: Apis)
 
 def _document(number: int) -> Document:
     conversation_id = f"conv_{number:032}"
+    shares = _shares(number)
+    lists = list_terms(f"user {number % 100}", {}, None)
+    lists[1]["terms"] = share_terms(shares)
     return {
         "_id": f"acme:{conversation_id}",
         "tenant": "acme",
         "id": conversation_id,
         "owner": f"user {number % 100}",
-        "shared_with": _shares(number),
+        "shared_with": shares,
+        "lists": lists,
         "listed": True,
         "status": "active",
         "archived": False,
