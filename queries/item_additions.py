@@ -88,9 +88,10 @@ async def _siblings(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> Mapping[str, Siblings]:
     """By item id. An item without siblings is left out."""
+    groups = await context.aggregate(read, "items", *_possible_siblings(context, read, documents, version))
     found = [
         group
-        for group in await context.aggregate(read, "items", *_possible_siblings(context, read, documents, version))
+        for group in ({**group, **dict(zip(_ALIKE, group["alike"], strict=True))} for group in groups)
         if group["conversation_id"] != read.conversation_id or not _was_retracted(group, version)
     ]
     inherited = {group["id"] for group in found if group["conversation_id"] != read.conversation_id}
@@ -133,9 +134,7 @@ def _was_retracted(group: Document, version: int) -> bool:
     return retracted is not None and retracted <= version and (restored is None or restored <= version)
 
 
-_ALIKE = {
-    field: f"${field}" for field in ("parent", "conversation_id", "copy_of", "retracted_version", "restored_version")
-}
+_ALIKE = ("parent", "conversation_id", "copy_of", "retracted_version", "restored_version")
 """Siblings with the same values in these fields are either all deleted or all not deleted."""
 
 
@@ -169,8 +168,15 @@ def _possible_siblings(
     stages: list[Document] = [
         fields,
         *([context.union(read, "items", {"$or": others}, [fields])] if others else ()),
-        {"$group": {"_id": _ALIKE, "versions": {"$push": "$version"}, "id": {"$first": "$id"}}},
-        {"$replaceWith": {"$mergeObjects": ["$_id", {"versions": "$versions", "id": "$id"}]}},
+        # With an object as the key, this takes 0.4 ms longer for 500 siblings.
+        {
+            "$group": {
+                "_id": [f"${field}" for field in _ALIKE],
+                "versions": {"$push": "$version"},
+                "id": {"$first": "$id"},
+            }
+        },
+        {"$project": {"_id": 0, "alike": "$_id", "versions": 1, "id": 1}},
     ]
     return {**opened, "parent": {"$in": [parent for parent in parents if parent is not None]}}, stages
 

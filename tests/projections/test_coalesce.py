@@ -10,7 +10,7 @@ from projections.fold import Fold
 from projections.views.writes import Document, Insert, Remove, Update, Write
 
 TENANTS, CONVERSATIONS = ("a", "b"), ("c1", "c2")
-NAMES = ("title", "joined.x", "joined.y", "status")
+NAMES = ("title", "joined.x", "joined.y", "listed.1.x", "status")
 
 step = st.one_of(
     st.tuples(st.just("insert"), st.sampled_from(TENANTS), st.sampled_from(CONVERSATIONS), st.integers(0, 4)),
@@ -41,7 +41,14 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
         match kind:
             case "insert":
                 key = f"{first}:{second}:{third}"
-                document = {"_id": key, "tenant": first, "conversation_id": second, "count": 0, "joined": {}}
+                document = {
+                    "_id": key,
+                    "tenant": first,
+                    "conversation_id": second,
+                    "count": 0,
+                    "joined": {},
+                    "listed": [{}, {}],
+                }
                 write: Write = Insert("items", key, document)
                 if key in keys:
                     continue

@@ -14,6 +14,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from projections.views.list_terms import FIRST_VERSION_WITH_TERMS
 from tests.access.apis_as import ADMIN, TENANT, Apis, open_apis, projecting, user
 from tests.queries.branched_conversation import BranchedConversation
 from tests.queries.manual_projector import ManualProjector
@@ -279,3 +280,32 @@ async def test_a_list_is_filtered_by_owner_and_by_shares(apis: Apis, writer: Wri
     assert (await apis.get(BOB, "/v1/conversations?order_by=activity")).json()["data"][0]["last_text"] == "Hidden?"
     of_eve = (await apis.get(user("eve"), "/v1/conversations?order_by=activity")).json()["data"]
     assert [entry["first_text"] for entry in of_eve] == ["Ann's, and all read it"]
+
+
+async def test_a_view_of_an_older_version_still_gives_the_same_lists(apis: Apis, writer: Writer) -> None:
+    mine = await apis.create(ANN, "Hello", metadata={"team": "7"}, title="Tokyo")
+    of_bob = await apis.create(BOB, "Hello", metadata={"team": "8"})
+    await writer.execute(of_bob, ShareConversation(share=Share(role="reader", subject="ann")))
+    await apis.create(BOB, "Hello")
+    queries = (
+        "",
+        "?owner=bob",
+        "?shared=true",
+        "?shared=false",
+        "?metadata[team]=7",
+        "?order_by=activity&archived=false",
+    )
+
+    async def listed() -> list[list[str]]:
+        return [
+            ids((await apis.get(who, f"/v1/conversations{query}")).json()) for who in (ANN, ROOT) for query in queries
+        ]
+
+    before = await listed()
+    assert before[0] == [of_bob, mine]
+    await apis.projector.views["conversations"].update_many({}, {"$unset": {"lists": 1}})
+    of_view = {"view": "conversations"}
+    await apis.projector.views["projections"].update_many(of_view, {"$set": {"version": FIRST_VERSION_WITH_TERMS - 1}})
+    assert await listed() == before
+    answer = await apis.get(ANN, "/v1/conversations?title=Tokyo")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_behind")
