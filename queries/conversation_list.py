@@ -18,6 +18,7 @@ from projections.views.conversations import activity_key, shared_with_subject
 from projections.views.list_terms import (
     ALL,
     FIRST_VERSION_WITH_TERMS,
+    TITLE_TERMS,
     metadata_term,
     owner_term,
     share_term,
@@ -108,9 +109,14 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
     read = await context.read_tenant("conversations", "items")
     where = {"listed": True, **_filters(query, read)}
     has_terms = read.versions["conversations"] >= FIRST_VERSION_WITH_TERMS
-    terms = [*in_title, *(metadata_term(*pair) for pair in metadata.items())] if has_terms else []
+    rare_terms = [
+        *(each for each in in_title if isinstance(each, str)),
+        *(metadata_term(*pair) for pair in metadata.items()),
+    ]
+    titled = [{TITLE_TERMS: each} for each in in_title]
     visible = [
-        where | _all_of(*each.filters, with_metadata(metadata), *_with_terms([*terms, each.term] if has_terms else []))
+        where
+        | _all_of(*each.filters, *titled, with_metadata(metadata), *(each.indexed(rare_terms) if has_terms else ()))
         for each in _visible(query, context.principal, with_shares=read.verified)
     ]
     query_fingerprint = query.fingerprint(metadata)
@@ -189,8 +195,9 @@ def _not_built(what: str) -> ApiError:
 
 
 def _in_title(title: str | None) -> list[Any]:
-    """What the terms of the conversations must match. In scripts without spaces, pairs of adjacent characters are the
-    words. Raises ApiError (400) if there is no word.
+    """What the terms of a title must match: terms, and prefixes of terms. Raises ApiError (400) if there is no word.
+
+    In scripts without spaces, pairs of adjacent characters are the words.
     """
     if title is None:
         return []
@@ -210,11 +217,6 @@ def _in_title(title: str | None) -> list[Any]:
     return [*exact, *({"$elemMatch": terms_from(title_term(first))} for first in first_characters)]
 
 
-def _with_terms(terms: Sequence[Any]) -> list[Document]:
-    """The term ALL is left out if there is another one."""
-    return [{LIST_TERMS: term} for term in [each for each in terms if each != ALL] or terms]
-
-
 def _all_of(*filters: Document) -> Document:
     found = [each for each in filters if each]
     return {"$and": found} if found else {}
@@ -228,10 +230,18 @@ def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
 
 
 class _Visible(Struct, frozen=True):
-    """Conversations that the caller may see. `term`: they all have it in `lists`."""
+    """Conversations that the caller may see. `term`: they all have it in `lists`. `is_few`: no
+    other term is rarer.
+    """
 
     filters: Sequence[Document]
     term: str
+    is_few: bool = False
+
+    def indexed(self, rare_terms: Sequence[str]) -> list[Document]:
+        """Filters for the index. MongoDB tries the index with each of these terms, and takes the fastest."""
+        terms = [self.term] if self.is_few else [*rare_terms, *([] if rare_terms and self.term == ALL else [self.term])]
+        return [{LIST_TERMS: term} for term in terms]
 
 
 def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[_Visible]:
@@ -247,7 +257,7 @@ def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bo
         shares = shared_with_subject(subject) if with_shares else []
         for index, share in enumerate(shares):
             earlier = [{"shared_with": {"$nin": shares[:index]}}] if index else []
-            found.append(_Visible([others, {"shared_with": share}, *earlier], share_term(share)))
+            found.append(_Visible([others, {"shared_with": share}, *earlier], share_term(share), is_few=True))
     return found or [_Visible([{"_id": {"$in": []}}], ALL)]
 
 
