@@ -165,7 +165,9 @@ class Consistency:
         Raises ConversationNotFound also if the caller may not see it. Raises PostgresUnavailable and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
-        head, positions = await asyncio.gather(_head(log, conversation_id), self.positions.read())
+        head, positions = await asyncio.gather(
+            _head(log, conversation_id), self.positions.read((*views, "conversations"))
+        )
         needed: tuple[MongoView, ...] = views if head else (*views, "conversations")
         read = ConversationRead(
             log=log,
@@ -195,14 +197,14 @@ class Consistency:
             read.position = max(read.position, *(end.position for end in ends if end is not None))
         partitions = {partition_of(conversation_id) for conversation_id in (read.conversation_id, *read.origins)}
         read.position_keys = position_keys(read.views, sorted(partitions))
-        await self._wait_for_views(read, await self.positions.read(), deadline)
+        await self._wait_for_views(read, await self.positions.read(read.views), deadline)
 
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
         """Returns once these views show all that the tenant has committed now, except parked conversations. Raises
         ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
-        end, positions = await asyncio.gather(self._end(tenant), self.positions.read())
+        end, positions = await asyncio.gather(self._end(tenant), self.positions.read(views))
         read = Read(
             tenant=tenant,
             views=views,
@@ -247,7 +249,7 @@ class Consistency:
 
         `positions` must have been read after the documents.
         """
-        positions = await self.positions.read_now() if positions is None else positions
+        positions = await self.positions.read_now(read.views) if positions is None else positions
         read.note_parked(positions)
         if not await self._shows(positions, read) or await self._was_dropped(read, positions):
             raise _views_behind()
@@ -293,7 +295,7 @@ class Consistency:
                 raise _views_behind()
             await asyncio.sleep(min(pause, remaining))
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
-            positions = await self.positions.read()
+            positions = await self.positions.read(read.views)
         read.start(positions)
         return positions
 

@@ -1,7 +1,7 @@
 """Reads the view positions from MongoDB."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pymongo
@@ -28,31 +28,32 @@ def positions_of(positions: Positions, view: str) -> list[ViewPosition]:
 
 
 class ViewPositionReader:
-    """Calls of `read` at the same time share one read."""
+    """Calls of `read` for the same views at the same time share one read."""
 
     def __init__(self, database: Database) -> None:
         self._collection = database[POSITIONS_COLLECTION]
-        self._running_read: asyncio.Task[Positions] | None = None
+        self._running_reads: dict[frozenset[str], asyncio.Task[Positions]] = {}
         self._last: Positions = {}
 
-    async def read(self) -> Positions:
+    async def read(self, views: Collection[str] = ALL_VIEWS) -> Positions:
         """The read may have started shortly before this call. Raises PyMongoError."""
-        if self._running_read is None:
-            self._running_read = asyncio.create_task(self.read_now())
-            self._running_read.add_done_callback(self._read_done)
-        return await asyncio.shield(self._running_read)
+        wanted = frozenset(views)
+        if (running := self._running_reads.get(wanted)) is None:
+            running = self._running_reads[wanted] = asyncio.create_task(self.read_now(wanted))
+            running.add_done_callback(lambda task: self._read_done(wanted, task))
+        return await asyncio.shield(running)
 
-    async def read_now(self) -> Positions:
+    async def read_now(self, views: Collection[str] = ALL_VIEWS) -> Positions:
         """The read starts now. Raises PyMongoError."""
-        positions, _ = await self.read_with(ALL_VIEWS, [])
+        positions, _ = await self.read_with(views, [])
         return positions
 
-    async def read_with(self, views: Sequence[str], stages: Sequence[Document]) -> tuple[Positions, list[Document]]:
+    async def read_with(self, views: Collection[str], stages: Sequence[Document]) -> tuple[Positions, list[Document]]:
         """The positions, and then the documents that the stages add, in one request. Raises PyMongoError.
 
         `stages`: each is a `$unionWith` whose documents have no `_id`.
         """
-        pipeline: list[Document] = [{"$match": {"view": {"$in": views}}}, {"$project": _FIELDS}, *stages]
+        pipeline: list[Document] = [{"$match": {"view": {"$in": [*views]}}}, {"$project": _FIELDS}, *stages]
         with pymongo.timeout(READ_TIMEOUT_SECONDS):
             cursor = await self._collection.aggregate(pipeline)
             documents = await cursor.to_list()
@@ -72,8 +73,8 @@ class ViewPositionReader:
         """The collections of all views, second builds included. Raises PyMongoError."""
         return set(await self._collection.distinct("collection"))
 
-    def _read_done(self, task: asyncio.Task[Any]) -> None:
-        self._running_read = None
+    def _read_done(self, views: frozenset[str], task: asyncio.Task[Any]) -> None:
+        del self._running_reads[views]
         if not task.cancelled():
             task.exception()  # asyncio logs an exception that nobody retrieves, and every caller may have given up
 
