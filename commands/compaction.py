@@ -13,6 +13,7 @@ from commands.bodies import Body, Instructions, examples
 from commands.command_route import CommandContext, command_route
 from commands.rolling_summary import summarize
 from context.choice import ReplyRequest
+from context.summary_changes import redoable_summary, undoable_summary
 from domain.commands import RedoCompaction, UndoCompaction
 from domain.errors import NothingToCompact
 from domain.events import ContextCompacted
@@ -103,10 +104,16 @@ def _compaction(appended: Appended) -> bytes:
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/undo", answer=Conversation)
 async def undo_compaction(context: CommandContext, conversation_id: str) -> Response:
     """Restores the previous summary, or the items themselves if there was none. Answers with the Conversation."""
-    return await context.execute(conversation_id, UndoCompaction(), conversation_answer)
+    version = (await readable_conversation(context, conversation_id)).version
+    undone, active = await undoable_summary(context.dependencies.reader, conversation_id, version)
+    command = UndoCompaction(undone=undone, active=active, read_version=version)
+    return await context.execute(conversation_id, command, conversation_answer)
 
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/redo", answer=Conversation)
 async def redo_compaction(context: CommandContext, conversation_id: str) -> Response:
     """Restores the summary that was undone last. Answers with the Conversation."""
-    return await context.execute(conversation_id, RedoCompaction(), conversation_answer)
+    version = (await readable_conversation(context, conversation_id)).version
+    active = await redoable_summary(context.dependencies.reader, conversation_id, version)
+    command = RedoCompaction(active=active, read_version=version)
+    return await context.execute(conversation_id, command, conversation_answer)

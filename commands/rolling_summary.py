@@ -176,7 +176,6 @@ async def summarize(
         originals=tuple(
             {*earlier_originals, *(event.copy_of for event in covered_events if event.copy_of is not None)}
         ),
-        withdrawn=settings.withdrawn,
     )
 
 

@@ -8,6 +8,7 @@ path_backwards, segment_pages     a path is read page by page; the path of a for
 branch_paths, forks               which branches a path takes; what a conversation was forked from
 path_history, repeated_history    the items that a request's input is compared with; the input's items that only repeat the path
 conversation_settings             instructions, policy, pins and summary at a version
+summary_changes                   which summary of a path is active; what undo and redo change
 snapshots, snapshot_store         the newest items in Redis: their shape; reading and writing
 snapshot_from_log, moved_snapshot making a snapshot; changing one when the head is moved
 stored_items, pinned_items        an item as an event holds it; pinned items, wherever they are on the path

@@ -1,14 +1,15 @@
 """Reads a conversation's instructions, policy, pins and summary from the log."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import UNSET, Struct, field
+from msgspec.structs import replace
 
 from context.encodings import DEFAULT_ENCODING
-from context.forks import fork_of, lineage_below
+from context.forks import fork_of, read_path
+from context.summary_changes import usable_summaries
 from context.tokens import count_off_loop
-from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
     CompactionRedone,
     CompactionUndone,
@@ -26,13 +27,9 @@ from domain.events import (
     ItemUnpinned,
     PathBranch,
 )
-from domain.paths import FIRST_BRANCH, PathSegment, takes
-from infrastructure.event_log.incarnation import LogMoved
+from domain.paths import FIRST_BRANCH, PathSegment
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
-
-MAX_SUMMARY_CHANGES = 64
-"""How many changes are read to find the summary of a path. Older summaries are not found."""
 
 SUMMARY_TOKENS = 32
 
@@ -109,9 +106,7 @@ class ConversationSettings(Struct, frozen=True, kw_only=True):
     """A conversation's settings at a version.
 
     `pinned` lists item ids. Some of these items may be deleted. `compaction` is (version, event) of the active
-    summary.
-    `withdrawn`: the versions of newer summaries that are withdrawn. `inherits`: whether the conversation began with
-    pins or a summary of another conversation.
+    summary. `inherits`: whether the conversation began with pins or a summary of another conversation.
     """
 
     instructions: str | None
@@ -119,7 +114,6 @@ class ConversationSettings(Struct, frozen=True, kw_only=True):
     pinned: tuple[str, ...]
     compaction: tuple[int, ContextCompacted] | None
     compacted_in: str = ""
-    withdrawn: tuple[int, ...] = ()
     forked_from: Fork | None
     inherits: bool = False
 
@@ -149,10 +143,9 @@ async def settings_at(
     is withdrawn by now is left out.
     """
     pinned: tuple[str, ...] = ()
-    active, has_summaries = 0, False
-    by_version: dict[int, Recorded] = {}
     started: ConversationStarted | None = None
     moved: HeadMoved | None = None
+    summary_change: Recorded | None = None
     events = await reader.settings_events(conversation_id, until=version)
     for recorded in events:
         match recorded.event:
@@ -160,36 +153,20 @@ async def settings_at(
                 started, pinned = recorded.event, recorded.event.pinned
             case ItemPinned() | ItemUnpinned():
                 pinned = recorded.event.pinned
-            case ContextCompacted():
-                active, has_summaries = recorded.version, True
-                by_version[active] = recorded
-            case CompactionUndone() | CompactionRedone():
-                active, has_summaries = recorded.event.active, True
+            case ContextCompacted() | CompactionUndone() | CompactionRedone():
+                summary_change = recorded
             case HeadMoved():
                 moved = recorded.event
             case _:
                 pass
-    path = branches or (moved.path if moved else FIRST_BRANCH)
-    if has_summaries and (moved is not None or path != FIRST_BRANCH):  # the last change may belong to another path
-        changes = await reader.summary_changes(conversation_id, until=version, limit=MAX_SUMMARY_CHANGES)
-        compacted = _active_on(path, changes)
-        active = compacted.version if compacted else 0
-        by_version = {active: compacted} if compacted else {}
+    path = PathSegment(conversation_id, version, branches or (moved.path if moved else FIRST_BRANCH))
     forked_from = started.forked_from if started else None
     compaction: tuple[int, ContextCompacted] | None = None
     compacted_in = conversation_id
-    withdrawn: list[int] = []
-    while active and compaction is None:
-        compacted = by_version.get(active) or await _compacted(reader, conversation_id, active)
-        event = compacted.event
-        assert isinstance(event, ContextCompacted)
-        if await is_withdrawn(reader, compacted, forked_from):
-            withdrawn.append(active)
-            active = event.replaces
-        else:
-            compaction = active, event
+    if summary_change is not None:
+        compaction = await _newest(usable_summaries(reader, path, forked_from, first_page=[summary_change]))
     if compaction is None and started is not None and started.summary is not None:
-        compaction = await inherited_summary(reader, started.summary, conversation_id, path)
+        compaction = await inherited_summary(reader, started.summary, path)
         compacted_in = started.summary.conversation_id
     instructions, policy = instructions_and_policy(events)
     return ConversationSettings(
@@ -198,63 +175,32 @@ async def settings_at(
         pinned=pinned,
         compaction=compaction,
         compacted_in=compacted_in,
-        withdrawn=tuple(withdrawn),
         forked_from=forked_from,
         inherits=started is not None and inherits(started),
     )
 
 
-def _active_on(branches: tuple[PathBranch, ...], newest_first: Sequence[Recorded]) -> Recorded | None:
-    is_usable: dict[int, bool] = {}
-    undone_above: int | None = None
-    """Old CompactionUndone events name only the summary that became active."""
-    for recorded in newest_first:
-        match event := recorded.event:
-            case CompactionUndone(undone=0):
-                undone_above = event.active if undone_above is None else min(undone_above, event.active)
-            case CompactionUndone():
-                is_usable.setdefault(event.undone, False)
-            case CompactionRedone():
-                is_usable.setdefault(event.active, undone_above is None or event.active <= undone_above)
-            case ContextCompacted():
-                version = recorded.version
-                usable = is_usable.get(version, undone_above is None or version <= undone_above)
-                if usable and takes(branches, event.branch, event.depth):
-                    return recorded
-            case _:
-                pass
-    return None
-
-
 async def inherited_summary(
-    reader: Reader, summary: InheritedSummary | None, heir: str, branches: tuple[PathBranch, ...] = FIRST_BRANCH
+    reader: Reader, summary: InheritedSummary | None, end: PathSegment
 ) -> tuple[int, ContextCompacted] | None:
-    """(version, event) of the summary that `heir` inherits on this path.
+    """(version, event) of the summary that the path inherits. `end`: the path's newest segment.
 
-    If that summary is withdrawn or ends after the path, an earlier summary is returned. If the fork does not exist
-    yet, `heir` is its origin.
+    If that summary is withdrawn or ends after the path, an earlier summary is returned.
     """
     if summary is None:
         return None
-    conversation_id, version = summary.conversation_id, summary.version
-    inherited_by = await lineage_below(reader, heir, conversation_id)
-    forked_from = await fork_of(reader, conversation_id)
-    while version:
-        compacted = await _compacted(reader, conversation_id, version)
-        event = compacted.event
-        assert isinstance(event, ContextCompacted)
-        # In the heir, inherited items are on branch 0.
-        if takes(branches, 0, event.depth) and not await is_withdrawn(reader, compacted, forked_from, inherited_by):
-            return version, event
-        version = event.replaces
+    path = await read_path(reader, end)
+    index = path.conversations.index(summary.conversation_id)
+    origin = replace(path.segments[index], version=summary.version)
+    fork = await fork_of(reader, summary.conversation_id)
+    return await _newest(usable_summaries(reader, origin, fork, inherited_by=path.conversations[index + 1 :]))
+
+
+async def _newest(summaries: AsyncIterator[Recorded]) -> tuple[int, ContextCompacted] | None:
+    async for recorded in summaries:
+        assert isinstance(recorded.event, ContextCompacted)
+        return recorded.version, recorded.event
     return None
-
-
-async def _compacted(reader: Reader, conversation_id: str, version: int) -> Recorded:
-    page = await reader.conversation_backwards(conversation_id, until=version, limit=1)
-    if not page or not isinstance(page[0].event, ContextCompacted):
-        raise LogMoved(f"the log has no summary at version {version} of {conversation_id} any more")
-    return page[0]
 
 
 async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Summary | None:

@@ -122,7 +122,7 @@ async def recent_items_of_fork(
     """The items of a fork that `start` is about to create."""
     fork = start.forked_from
     assert fork is not None
-    summary = await counted_summary(await inherited_summary(reader, start.summary, fork.conversation_id))
+    summary = await counted_summary(await inherited_summary(reader, start.summary, origin_of(fork)))
     backwards = _BackwardRead(token_limit(start.context_policy, max_tokens), summary.depth if summary else 0, counts)
     await backwards.read(path_backwards(reader, origin_of(fork), is_past=True))
     ids = {item.item_id for item in backwards.items}

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from context.branch_paths import active_branches
 from context.conversation_settings import (
-    MAX_SUMMARY_CHANGES,
     SUMMARY_TOKENS,
     Reader,
     Summary,
@@ -27,6 +26,7 @@ from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
 from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
 from context.stored_items import StoredItem, stored_item
+from context.summary_changes import PAGE_CHANGES
 from context.tokens import count_off_loop
 from context.transcripts.rendered import rendered_transcript
 from context.withdrawn_summaries import is_withdrawn
@@ -210,7 +210,7 @@ async def _range(reader: Reader, end: PathSegment, position: int, shown_range: S
 async def _compacted(reader: Reader, conversation_id: str, version: int, compaction_id: str | None) -> Recorded | None:
     while compaction_id is not None:
         until = version
-        while changes := await reader.summary_changes(conversation_id, until=until, limit=MAX_SUMMARY_CHANGES):
+        while changes := await reader.summary_changes(conversation_id, until=until, limit=PAGE_CHANGES):
             for recorded in changes:
                 if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction_id:
                     return recorded

@@ -30,12 +30,15 @@ from context.snapshots import (
     newest_requests,
     snapshot_keys,
 )
+from context.summary_changes import SummaryChanges
+from context.withdrawn_summaries import is_withdrawn_by
 from domain.conversation import fold
 from domain.events import (
     ContextCompacted,
     ConversationDeleted,
     ConversationStarted,
     ItemAppended,
+    PathBranch,
 )
 from domain.items import from_stored, in_short
 from domain.paths import PathSegment
@@ -112,12 +115,11 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     started, state = events[0].event, fold(recorded.event for recorded in events)
     assert state is not None
     assert isinstance(started, ConversationStarted)
-    compacted = events[state.summary - 1].event if state.summary else None
     settings = ConversationSettings(
         instructions=state.instructions,
         policy=state.context_policy,
         pinned=state.pinned,
-        compaction=(state.summary, compacted) if isinstance(compacted, ContextCompacted) else None,
+        compaction=_active_summary(events, state.path),
         forked_from=started.forked_from,
         inherits=inherits(started),
     )
@@ -127,6 +129,17 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     newest = _newest_items(settings, path)
     newest.add_older(PageMaker(path).page(events[::-1]))
     return await _snapshot(newest, events[-1], settings, _on_path(path, events))
+
+
+def _active_summary(
+    events: Sequence[Recorded], branches: tuple[PathBranch, ...]
+) -> tuple[int, ContextCompacted] | None:
+    changes = SummaryChanges(branches)
+    for recorded in reversed(events):
+        if changes.add_older(recorded) and not any(is_withdrawn_by(recorded, later) for later in events):
+            assert isinstance(recorded.event, ContextCompacted)
+            return recorded.version, recorded.event
+    return None
 
 
 def _on_path(path: PathSegment, rows: Iterable[Recorded]) -> list[ItemAppended]:

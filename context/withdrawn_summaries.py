@@ -3,8 +3,7 @@
 A summary is withdrawn if an item at a depth that it covers was deleted or restored after the items were read for it,
 or if the original of a covered copy is deleted.
 
-`domain/conversation.py` checks items of the summary's own conversation. Items of other conversations are looked up
-when the summary is read.
+This is found out when the summary is read, because no event says so.
 """
 
 from collections.abc import Collection, Sequence
@@ -62,12 +61,20 @@ def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> 
     return isinstance(event, ItemRetracted | ItemRestored) and event.inherited and event.depth <= summary.depth
 
 
+def is_withdrawn_by(compacted: Recorded, deletion: Recorded) -> bool:
+    """`deletion`: an event of the summary's own conversation. An item on any branch counts."""
+    assert isinstance(compacted.event, ContextCompacted)
+    match event := deletion.event:
+        case ItemRetracted() | ItemRestored():
+            return deletion.version > compacted.version and event.depth <= compacted.event.depth
+        case _:
+            return False
+
+
 def _withdraws(deletion: Recorded, compacted: Recorded, path: Path) -> bool:
-    """In the summary's own conversation, an item on any branch counts, as in `domain/conversation.py`."""
     match event := deletion.event:
         case ItemRetracted() | ItemRestored() if deletion.conversation_id == compacted.conversation_id:
-            assert isinstance(compacted.event, ContextCompacted)
-            return deletion.version > compacted.version and event.depth <= compacted.event.depth
+            return is_withdrawn_by(compacted, deletion)
         case ItemRetracted() | ItemRestored():
             return path.contains(deletion.conversation_id, event.branch, event.depth, version=0)
         case ConversationDeleted():

@@ -295,11 +295,11 @@ class DeleteReply(Command, frozen=True, kw_only=True):
 
 
 class CompactContext(Command, frozen=True, kw_only=True):
-    """Refused if the active summary is neither `replaces` nor in `withdrawn`, or if `last` is not on the active path.
+    """Refused if `last` is not on the active path.
 
     replaces      the version of the active summary, which the new summary includes, or 0 if no summary is active
-    withdrawn     summaries (versions) that are replaced but not included. One of their items was deleted elsewhere
-    read_version  when the items were read. Refused if an item was retracted or restored later
+    read_version  when the items were read. Refused if an item was retracted or restored later, or if a summary was
+                  made, undone or redone later
     """
 
     compaction_id: str
@@ -318,15 +318,24 @@ class CompactContext(Command, frozen=True, kw_only=True):
     read_position: int = 0
     originals: tuple[str, ...] = ()
     branch: int = 0
-    withdrawn: tuple[int, ...] = ()
 
 
 class UndoCompaction(Command, frozen=True, kw_only=True):
-    pass
+    """Undoes the summary `undone`. 0: there is none to undo. `active`: the version of the summary that is active then.
+
+    `read_version`: when these were read. Refused as CompactContext, and if the head was moved later.
+    """
+
+    undone: int
+    active: int
+    read_version: int
 
 
 class RedoCompaction(Command, frozen=True, kw_only=True):
-    pass
+    """Makes the summary `active` active again. 0: there is none to redo. `read_version`: as in UndoCompaction."""
+
+    active: int
+    read_version: int
 
 
 class ShareConversation(Command, frozen=True, kw_only=True):

@@ -44,17 +44,7 @@ from domain.events import (
     Share,
     joined_ids,
 )
-from domain.paths import FIRST_BRANCH, is_open, takes
-
-MAX_UNDO_STEPS = 16
-
-
-class KnownSummary(Struct, frozen=True, gc=False):
-    """A summary. `depth` and `branch`: the place of the last item that it covers."""
-
-    version: int
-    depth: int
-    branch: int = 0
+from domain.paths import FIRST_BRANCH, is_open
 
 
 class RunningReply(Struct, frozen=True, gc=False):
@@ -78,11 +68,10 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     branches      how many branches were opened besides the first one
     queued        responses that wait for their turn, the next one first
     interrupting  the waiting response that stops the running one
-    summaries     summaries that can be undone, oldest first. The last one on the active path is active
-    undone        summaries that can be redone, the next one first
     items         how many of its own items are not retracted
     replies       how many responses are not deleted
     retracted_at  the version at which an item was last retracted or restored
+    summarized_at the version at which a summary was last made, undone or redone
     title_items   the items that a model's title was made from; empty unless a model wrote the title
     """
 
@@ -108,11 +97,10 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     queued: tuple[str, ...] = ()
     interrupting: str | None = None
     pinned: tuple[str, ...] = ()
-    summaries: tuple[KnownSummary, ...] = ()
-    undone: tuple[KnownSummary, ...] = ()
     items: int = 0
     replies: int = 0
     retracted_at: int = 0
+    summarized_at: int = 0
     shares: tuple[Share, ...] = ()
     forked_from: Fork | None = None
     title_items: tuple[str, ...] = ()
@@ -122,21 +110,6 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
         if self.title is None:
             return None
         return "model" if self.title_items else "person"
-
-    @property
-    def summary(self) -> int:
-        """The version of the active summary; 0 for none."""
-        on_path = self.summaries_on_path
-        return on_path[-1].version if on_path else 0
-
-    @property
-    def summaries_on_path(self) -> tuple[KnownSummary, ...]:
-        return tuple(summary for summary in self.summaries if takes(self.path, summary.branch, summary.depth))
-
-    @property
-    def redoable(self) -> KnownSummary | None:
-        """The summary that is redone next."""
-        return next((summary for summary in self.undone if takes(self.path, summary.branch, summary.depth)), None)
 
     def reply(self, response_id: str) -> RunningReply | None:
         return next((reply for reply in self.running if reply.response_id == response_id), None)
@@ -227,43 +200,15 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
                 state,
                 version=version,
                 pinned=_without(state.pinned, event.item_id),
-                summaries=tuple(summary for summary in state.summaries if summary.depth < event.depth),
-                undone=tuple(summary for summary in state.undone if summary.depth < event.depth),
                 items=state.items - (not event.inherited),
                 retracted_at=version,
             )
         case ItemRestored():
-            return replace(
-                state,
-                version=version,
-                summaries=tuple(summary for summary in state.summaries if summary.depth < event.depth),
-                undone=tuple(summary for summary in state.undone if summary.depth < event.depth),
-                items=state.items + (not event.inherited),
-                retracted_at=version,
-            )
+            return replace(state, version=version, items=state.items + (not event.inherited), retracted_at=version)
         case ItemPinned() | ItemUnpinned():
             return replace(state, version=version, pinned=event.pinned)
-        case ContextCompacted():
-            kept = (
-                summary
-                for summary in state.summaries
-                if summary.version <= event.replaces or not takes(state.path, summary.branch, summary.depth)
-            )
-            summaries = (*kept, KnownSummary(version, event.depth, event.branch))[-MAX_UNDO_STEPS:]
-            undone = tuple(one for one in state.undone if not takes(state.path, one.branch, one.depth))
-            return replace(state, version=version, summaries=summaries, undone=undone)
-        case CompactionUndone():
-            removed = state.summaries_on_path[-1:]
-            summaries = tuple(summary for summary in state.summaries if summary not in removed)
-            return replace(
-                state, version=version, summaries=summaries, undone=(*removed, *state.undone)[:MAX_UNDO_STEPS]
-            )
-        case CompactionRedone():
-            redone = state.redoable
-            added = () if redone is None else (redone,)
-            undone = tuple(summary for summary in state.undone if summary is not redone)
-            summaries = tuple(sorted((*state.summaries, *added), key=lambda summary: summary.version))
-            return replace(state, version=version, summaries=summaries, undone=undone)
+        case ContextCompacted() | CompactionUndone() | CompactionRedone():
+            return replace(state, version=version, summarized_at=version)
         case ConversationShared() | ConversationUnshared():
             return replace(state, version=version, shares=event.shares)
         case ConversationEnded():

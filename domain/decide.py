@@ -364,25 +364,22 @@ def _describe_reply(command: DescribeReply, reply: KnownItem | None) -> tuple[Ev
 def _change_summary(
     state: Conversation, command: CompactContext | UndoCompaction | RedoCompaction
 ) -> tuple[Event, ...]:
+    if command.read_version < max(state.summarized_at, state.retracted_at):
+        raise SummaryHasChanged(state.id)
     match command:
         case CompactContext():
-            if command.read_version < state.retracted_at or not takes(state.path, command.branch, command.depth):
+            if not takes(state.path, command.branch, command.depth):
                 raise SummaryHasChanged(state.id)
             if command.depth > state.depth:
                 raise HistoryLost(state.id)
-            # Old summaries are dropped from the state. When none is left, `state.summary` is 0, but an older one may be
-            # active.
-            replaceable = (0, *command.withdrawn) if command.withdrawn else ()
-            if command.replaces != state.summary and state.summary not in replaceable:
-                raise SummaryHasChanged(state.id)
             return (ContextCompacted(**{name: getattr(command, name) for name in ContextCompacted.__struct_fields__}),)
+        case _ if command.read_version < state.moved_at:
+            raise SummaryHasChanged(state.id)
         case UndoCompaction():
-            on_path = state.summaries_on_path
-            if not on_path:
+            if not command.undone:
                 raise NothingToUndo(state.id, "undo")
-            active = on_path[-2].version if len(on_path) > 1 else 0
-            return (CompactionUndone(active=active, undone=on_path[-1].version),)
+            return (CompactionUndone(active=command.active, undone=command.undone),)
         case RedoCompaction():
-            if state.redoable is None:
+            if not command.active:
                 raise NothingToUndo(state.id, "redo")
-            return (CompactionRedone(active=state.redoable.version),)
+            return (CompactionRedone(active=command.active),)

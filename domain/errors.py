@@ -167,7 +167,7 @@ class SummaryHasChanged(Conflict):
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(
-            f"The summary, an item or the head of conversation {conversation_id} was changed while a summary was made. Try again."
+            f"A summary, an item or the head of conversation {conversation_id} was changed meanwhile. Try again."
         )
 
 

@@ -248,7 +248,7 @@ PINS = "pins"
 """The last row holds all pinned items; some may have been retracted later."""
 
 SUMMARY = "summary"
-"""Without branches, the last row says which summary is active, unless this summary was withdrawn. With branches, earlier rows may count."""
+"""`context/summary_changes.py` finds in these rows which summary is active."""
 
 SHARES = "shares"
 """The last row holds all shares."""

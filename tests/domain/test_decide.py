@@ -62,6 +62,7 @@ from domain.events import (
     ConversationReopened,
     Event,
     Fork,
+    HeadMoved,
     InputItem,
     ItemAppended,
     ItemPinned,
@@ -69,6 +70,7 @@ from domain.events import (
     ItemRetracted,
     ItemUnpinned,
     Leaf,
+    PathBranch,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeleted,
@@ -385,45 +387,32 @@ def test_a_pin_over_the_maximum_is_refused() -> None:
     given(*events).when(PinItem(item_id="msg_x")).refused(TooManyPins)
 
 
-def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> None:
+def test_a_summary_is_made_undone_and_redone() -> None:
     two_items = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"))
-    first = compaction()
-    given(*two_items).when(compact()).then(first)
-    given(*two_items, first).when(compact()).refused(SummaryHasChanged)
-    second = msgspec.structs.replace(first, replaces=4)
-    given(*two_items, first).when(compact(replaces=4)).then(second)
-    given(*two_items, first, second).when(UndoCompaction()).then(CompactionUndone(active=4, undone=5))
-    undone = (*two_items, first, second, CompactionUndone(active=4))
-    given(*undone).when(UndoCompaction()).then(CompactionUndone(active=0, undone=4))
-    given(*undone).when(RedoCompaction()).then(CompactionRedone(active=5))
-    given(*undone).when(compact(replaces=5)).refused(SummaryHasChanged)
-    given(*undone, CompactionRedone(active=5)).when(RedoCompaction()).refused(NothingToUndo)
-    given(*undone, second).when(RedoCompaction()).refused(NothingToUndo)
-    given(*two_items).when(UndoCompaction()).refused(NothingToUndo)
+    given(*two_items).when(compact()).then(compaction())
+    undo = UndoCompaction(undone=5, active=4, read_version=5)
+    given(*two_items, compaction(), compaction(4)).when(undo).then(CompactionUndone(active=4, undone=5))
+    redo = RedoCompaction(active=4, read_version=5)
+    given(*two_items, compaction(), CompactionUndone(active=0, undone=4)).when(redo).then(CompactionRedone(active=4))
 
 
-def test_retracting_an_item_withdraws_the_summaries_that_cover_it() -> None:
-    items_of_path = (appended("msg_1", 1, None), *(appended(f"msg_{n}", n, f"msg_{n - 1}") for n in range(2, 7)))
-    first = compaction()  # version 8
-    second = msgspec.structs.replace(compaction(8), compaction_id="cmp_2", last="msg_4", depth=4)  # version 9
-    third = msgspec.structs.replace(compaction(9), compaction_id="cmp_3", last="msg_5", depth=5)  # version 10
-    events = (started(), *items_of_path, first, second, third, CompactionUndone(active=9))
+def test_without_a_summary_there_is_nothing_to_undo_or_redo() -> None:
+    given(started()).when(UndoCompaction(undone=0, active=0, read_version=1)).refused(NothingToUndo)
+    given(started()).when(RedoCompaction(active=0, read_version=1)).refused(NothingToUndo)
 
-    def after_retracting(depth: int) -> given:
-        return given(*events, ItemRetracted(item_id=f"msg_{depth}", branch=0, depth=depth))
 
-    active_and_undone = {1: ([], []), 2: ([], []), 3: ([8], []), 4: ([8], []), 5: ([8, 9], []), 6: ([8, 9], [10])}
-    for depth, (summaries, undone) in active_and_undone.items():
-        state = after_retracting(depth).state
-        assert state is not None
-        assert [summary.version for summary in state.summaries] == summaries, depth
-        assert [summary.version for summary in state.undone] == undone, depth
-    after_retracting(3).when(RedoCompaction()).refused(NothingToUndo)
-    after_retracting(3).when(UndoCompaction()).then(CompactionUndone(active=0, undone=8))
-    after_retracting(1).when(UndoCompaction()).refused(NothingToUndo)
-    new = msgspec.structs.replace(compact(replaces=8), depth=4, read_version=12)
-    after_retracting(3).when(new).then(msgspec.structs.replace(compaction(8), depth=4))
-    after_retracting(3).when(msgspec.structs.replace(new, replaces=9)).refused(SummaryHasChanged)
+def test_a_change_of_summaries_is_refused_if_something_else_changed_them_or_the_path_meanwhile() -> None:
+    events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"), compaction())
+    moved = HeadMoved(item_id="msg_1", depth=1, path=(PathBranch(0, 1, 2),))
+    retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    undone, redone = CompactionUndone(active=0, undone=4), CompactionRedone(active=4)
+    for command in (
+        msgspec.structs.replace(compact(), read_version=4),
+        UndoCompaction(undone=4, active=0, read_version=4),
+        RedoCompaction(active=4, read_version=4),
+    ):
+        for meanwhile in (compaction(4), undone, redone, retracted, moved):
+            given(*events, meanwhile).when(command).refused(SummaryHasChanged)
 
 
 def test_a_summary_of_items_read_before_a_retraction_is_refused() -> None:
@@ -431,16 +420,6 @@ def test_a_summary_of_items_read_before_a_retraction_is_refused() -> None:
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
     given(*events, retracted).when(compact()).refused(SummaryHasChanged)
     given(*events, retracted).when(msgspec.structs.replace(compact(), read_version=4)).then(compaction())
-
-
-def test_a_summary_replaces_a_withdrawn_summary() -> None:
-    events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"), compaction())
-    instead = msgspec.structs.replace(compact(), read_version=4)
-    given(*events).when(instead).refused(SummaryHasChanged)
-    given(*events).when(msgspec.structs.replace(instead, withdrawn=(4,))).then(compaction())
-    state = given(*events, compaction()).state
-    assert state is not None
-    assert [summary.version for summary in state.summaries] == [5]
 
 
 def test_a_reply_whose_context_was_read_before_a_retraction_is_refused() -> None:
@@ -523,8 +502,8 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ids.map(lambda n: PinItem(item_id=f"msg_{n}")),
     ids.map(lambda n: UnpinItem(item_id=f"msg_{n}")),
     ids.map(lambda n: compact(replaces=n)),
-    st.just(UndoCompaction()),
-    st.just(RedoCompaction()),
+    st.builds(UndoCompaction, undone=ids, active=ids, read_version=ids),
+    st.builds(RedoCompaction, active=ids, read_version=ids),
     st.just(EndConversation()),
     st.just(ReopenConversation()),
     st.builds(DescribeConversation, title=st.sampled_from([None, "a", "b"])),
@@ -568,5 +547,3 @@ def test_after_any_commands_the_path_has_no_gaps_and_no_reply_ended_twice(drawn:
     assert len(state.running) <= 1
     retracted = {event.item_id for event in log if isinstance(event, ItemRetracted)}
     assert not retracted & set(state.pinned)
-    compacted = {version for version, event in enumerate(log, 1) if isinstance(event, ContextCompacted)}
-    assert {summary.version for summary in (*state.summaries, *state.undone)} <= compacted

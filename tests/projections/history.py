@@ -8,10 +8,8 @@ from domain.commands import (
     DescribeReply,
     EndConversation,
     PinItem,
-    RedoCompaction,
     ReopenConversation,
     ShareConversation,
-    UndoCompaction,
     UnpinItem,
     UnshareConversation,
 )
@@ -60,12 +58,12 @@ async def write_many_kinds(write: Writer) -> dict[str, str]:
     await write.retract(pinned, ids[1])
     compacted = await write.start("long ago")
     ids = await write.append(compacted, "once", "upon", "a time")
-    await write.compact(compacted, ids[0], 2)
+    first = (await write.compact(compacted, ids[0], 2)).version
     await write.append(compacted, "there was")
-    await write.compact(compacted, ids[1], 3)
-    await write.execute(compacted, UndoCompaction())
-    await write.execute(compacted, RedoCompaction())
-    await write.execute(compacted, UndoCompaction())
+    second = (await write.compact(compacted, ids[1], 3)).version
+    await write.undo(compacted, second, first)
+    await write.redo(compacted, second)
+    await write.undo(compacted, second, first)
     fork = Fork(conversation_id=pinned, item_id=ids[0], version=4, depth=3)
     forked = await write.start("elsewhere", forked_from=fork)
     shared = await write.start("between us")

@@ -22,7 +22,7 @@ from context.snapshots import (
     to_elements,
     to_fields,
 )
-from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
+from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy, ConversationDeleted, Fork, InheritedSummary, SentSequence, SequencePoint
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Recorded
@@ -253,15 +253,25 @@ async def test_a_snapshot_has_the_active_summary_and_only_later_items_are_read(w
     ids = await write.append(conversation, *("x" for _ in range(8)))
     await _project(world)
     seen: list[str | None] = []
-    for depth, command in ((3, None), (5, None), (0, UndoCompaction()), (0, UndoCompaction()), (0, RedoCompaction())):
-        after = await world.reader.last_position()
-        if command is None:
-            await write.compact(conversation, ids[depth - 2], depth, f"To {depth}.")
-        else:
-            await write.execute(conversation, command)
+
+    async def project() -> None:
         await _project(world, after)
         snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
         seen.append(snapshot.settings.summary.text if snapshot.settings.summary else None)
+
+    after = await world.reader.last_position()
+    first = (await write.compact(conversation, ids[1], 3, "To 3.")).version
+    await project()
+    after = await world.reader.last_position()
+    second = (await write.compact(conversation, ids[3], 5, "To 5.")).version
+    await project()
+    for undone, active in ((second, first), (first, 0)):
+        after = await world.reader.last_position()
+        await write.undo(conversation, undone, active)
+        await project()
+    after = await world.reader.last_position()
+    await write.redo(conversation, first)
+    await project()
     assert seen == ["To 3.", "To 5.", "To 3.", None, "To 3."]
     recent = await read_recent_items(world.redis, TENANT, conversation, 1_000)
     assert recent is not None

@@ -12,9 +12,11 @@ from msgspec.structs import replace
 
 from context.assembly import Context, Contexts, SharedContexts
 from context.choice import ReplyRequest
+from context.conversation_settings import Reader
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
 from context.snapshot_store import read_recent_items, snapshot_lookup
+from context.summary_changes import redoable_summary, undoable_summary
 from domain.commands import (
     AppendItems,
     Command,
@@ -54,9 +56,10 @@ class History:
     With the seeds 3, 7, …, only commands on branches can cause a snapshot to be made again.
     """
 
-    def __init__(self, seed: int, write: Writer) -> None:
+    def __init__(self, seed: int, write: Writer, reader: Reader) -> None:
         self.random = random.Random(seed)
         self._write = write
+        self._reader = reader
         self._has_branches = seed % 2 == 1
         self._only_branches = seed % 4 == 3
         self._depth = 0
@@ -131,7 +134,14 @@ class History:
         await self._write.compact(self.conversation_id, event.item_id, event.depth, self._text(), branch=event.branch)
 
     async def _undo(self) -> None:
-        await self._execute(self.random.choice((UndoCompaction, RedoCompaction))())
+        head = await self._reader.head(self.conversation_id)
+        assert head is not None
+        if self.random.random() < 0.5:
+            undone, active = await undoable_summary(self._reader, self.conversation_id, head.version)
+            await self._execute(UndoCompaction(undone=undone, active=active, read_version=head.version))
+        else:
+            active = await redoable_summary(self._reader, self.conversation_id, head.version)
+            await self._execute(RedoCompaction(active=active, read_version=head.version))
 
     async def _describe(self) -> None:
         fields: dict[str, Any] = self.random.choice(
@@ -222,7 +232,7 @@ async def test_snapshot_and_log_give_the_same_context_after_random_commands(
     compared = 0
     reader = world.reader.of_tenant(TENANT)
     for seed in range(histories):
-        history = History(seed, write)
+        history = History(seed, write, reader)
         await history.start()
         after = 0
         for _ in range(25):

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from commands.main import create_app
-from context.conversation_settings import MAX_SUMMARY_CHANGES
 from context.path_backwards import PAGE_EVENTS
 from context.rendering import request_sha256
-from domain.commands import DeleteReply, DescribeConversation, RedoCompaction, UndoCompaction
+from context.summary_changes import PAGE_CHANGES
+from domain.commands import DeleteReply, DescribeConversation
 from domain.events import Fork, ReplyRequested
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
@@ -281,9 +281,10 @@ async def test_a_summary_is_found_after_many_undos_and_redos(
 ) -> None:
     conversation_id = await write.start("stays")
     [told] = await write.append(conversation_id, "told")
-    await write.compact(conversation_id, told, 2, "They told.")
-    for change in [UndoCompaction(), RedoCompaction()] * (MAX_SUMMARY_CHANGES // 2):
-        await write.execute(conversation_id, change)
+    summary = (await write.compact(conversation_id, told, 2, "They told.")).version
+    for _ in range(PAGE_CHANGES):
+        await write.undo(conversation_id, summary)
+        await write.redo(conversation_id, summary)
     answer = await store.post("/v1/responses", json={"input": "a question", "conversation": conversation_id})
 
     rendered = await response_context(api, answer.json()["id"])

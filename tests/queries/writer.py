@@ -16,9 +16,11 @@ from domain.commands import (
     EndConversation,
     FailReply,
     NewItem,
+    RedoCompaction,
     RequestReply,
     RetractItem,
     StartConversation,
+    UndoCompaction,
 )
 from domain.events import InputItem, Leaf, SentSequence, Shown, Timing, Transcript, Usage
 from infrastructure.access.principal import SCOPES, Principal
@@ -90,7 +92,6 @@ class Writer:
         branch: int = 0,
     ) -> Appended:
         """Summarizes the items up to `last`. Replaces an earlier summary."""
-        appended = await self.execute(conversation_id, DescribeConversation())  # for the current summary
         command = CompactContext(
             compaction_id=mint("cmp"),
             summary=text,
@@ -102,12 +103,23 @@ class Writer:
             tokens_before=100,
             tokens_after=5,
             model="smol",
-            replaces=appended.conversation.summary,
-            read_version=appended.version,
+            read_version=await self._version(conversation_id),
             usage=Usage(input_tokens=90, output_tokens=5),
             cost=cost,
         )
         return await self.execute(conversation_id, command)
+
+    async def undo(self, conversation_id: str, summary: int, active: int = 0) -> Appended:
+        """`summary`, `active`: versions of summaries."""
+        version = await self._version(conversation_id)
+        return await self.execute(conversation_id, UndoCompaction(undone=summary, active=active, read_version=version))
+
+    async def redo(self, conversation_id: str, summary: int) -> Appended:
+        version = await self._version(conversation_id)
+        return await self.execute(conversation_id, RedoCompaction(active=summary, read_version=version))
+
+    async def _version(self, conversation_id: str) -> int:
+        return (await self.execute(conversation_id, DescribeConversation())).version
 
     async def end(self, conversation_id: str) -> Appended:
         return await self.execute(conversation_id, EndConversation())
