@@ -3,6 +3,8 @@
 import asyncio
 import threading
 
+import pytest
+
 from domain.events import ContextCompacted
 from tests.commands.api_client import create_conversation, create_response, error_of
 from tests.commands.summarizing_store import Store, compactions, talk
@@ -51,6 +53,82 @@ async def test_a_summary_with_a_retracted_item_is_withdrawn(store: Store, log: L
     await compact(store, provider, conversation_id, "Of cake.")
     assert "Of tea" not in str(provider.requests)
     assert "Of cake." in await shown_to_model(store, conversation_id)
+
+
+async def undo(store: Store, conversation_id: str) -> None:
+    answer = await store.post(f"{conversation_id}/compact/undo")
+    assert answer.status_code == 200, answer.text
+
+
+async def redo(store: Store, conversation_id: str) -> None:
+    answer = await store.post(f"{conversation_id}/compact/redo")
+    assert answer.status_code == 200, answer.text
+
+
+async def refuses(store: Store, conversation_id: str, *actions: str) -> bool:
+    """Whether there is nothing to undo or redo."""
+    answers = [await store.post(f"{conversation_id}/compact/{action}") for action in actions]
+    return {error_of(answer)[:2] for answer in answers} == {(409, "nothing_to_undo")}
+
+
+async def compacted_three_times(
+    store: Store, provider: ScriptedProvider, conversation_id: str, *, moved: bool
+) -> list[str]:
+    """Returns the items. The summaries are "Of tea.", "Of cake." and "Of bread."."""
+    ids = await store.append(conversation_id, *talk(40))
+    if moved:
+        revised = {"item": {"type": "message", "role": "user", "content": "other"}}
+        assert (await store.post(f"{conversation_id}/items/{ids[0]}", **revised)).status_code == 200
+        assert (await store.post(f"{conversation_id}/head", item=ids[-1])).status_code == 200
+    for summary in ("Of tea.", "Of cake.", "Of bread."):
+        await compact(store, provider, conversation_id, summary)
+        ids += await store.append(conversation_id, *talk(40))
+    return ids
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["head stayed", "head was moved"])
+async def test_undo_and_redo_pass_over_withdrawn_summaries(
+    store: Store, log: Log, provider: ScriptedProvider, *, moved: bool
+) -> None:
+    conversation_id = await create_conversation(store.api)
+    ids = await compacted_three_times(store, provider, conversation_id, moved=moved)
+    first, second, third = compactions(log, conversation_id)
+    await retract(store, conversation_id, ids[third.count - 1])
+    assert "Of cake." in await shown_to_model(store, conversation_id)
+    await undo(store, conversation_id)
+    assert "Of tea." in await shown_to_model(store, conversation_id)
+    await retract(store, conversation_id, ids[second.count - 1])
+    assert "Of tea." in await shown_to_model(store, conversation_id)
+    assert await refuses(store, conversation_id, "redo")
+    await undo(store, conversation_id)
+    assert "Of " not in await shown_to_model(store, conversation_id)
+    assert await refuses(store, conversation_id, "undo")
+    await redo(store, conversation_id)
+    assert "Of tea." in await shown_to_model(store, conversation_id)
+    assert await refuses(store, conversation_id, "redo")
+    await retract(store, conversation_id, ids[first.count - 1])
+    assert "Of " not in await shown_to_model(store, conversation_id)
+    assert await refuses(store, conversation_id, "undo", "redo")
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["head stayed", "head was moved"])
+async def test_an_undone_summary_does_not_return_when_a_newer_one_is_withdrawn(
+    store: Store, log: Log, provider: ScriptedProvider, *, moved: bool
+) -> None:
+    conversation_id = await create_conversation(store.api)
+    ids = await compacted_three_times(store, provider, conversation_id, moved=moved)
+    [*_, third] = compactions(log, conversation_id)
+    await retract(store, conversation_id, ids[third.count - 1])
+    await undo(store, conversation_id)
+    await undo(store, conversation_id)
+    ids += await store.append(conversation_id, *talk(1))
+    await compact(store, provider, conversation_id, "Of wine.")
+    assert await refuses(store, conversation_id, "redo")
+    [*_, last] = compactions(log, conversation_id)
+    assert last.replaces == 0
+    await retract(store, conversation_id, ids[last.count])  # a retracted item is not counted
+    assert "Of " not in await shown_to_model(store, conversation_id)
+    assert await refuses(store, conversation_id, "undo", "redo")
 
 
 async def test_a_summary_stays_when_an_item_after_it_is_retracted(store: Store, provider: ScriptedProvider) -> None:
@@ -182,3 +260,26 @@ async def test_deleting_later_items_of_the_origin_keeps_the_summary_of_the_fork(
     [compacted] = compactions(log, fork)
     assert isinstance(compacted, ContextCompacted)
     assert compacted.read_position > 0
+
+
+async def test_in_a_fork_undo_and_redo_pass_over_summaries_that_were_withdrawn_elsewhere(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    elsewhere = await create_conversation(store.api)
+    [original] = await store.append(elsewhere, talk(1)[0])
+    origin, _, fork = await forked(store)
+    await compact(store, provider, fork, "Of tea.")
+    await create_response(store.api, [{"type": "item_reference", "id": original}], conversation=fork)
+    await store.append(fork, *talk(40))
+    await compact(store, provider, fork, "Of cake.")
+    assert (await store.api.delete(f"/v1/conversations/{elsewhere}")).status_code == 200
+    assert "Of tea." in await shown_to_model(store, fork)
+    await undo(store, fork)
+    assert "Of " not in await shown_to_model(store, fork)
+    assert await refuses(store, fork, "undo")
+    await redo(store, fork)
+    assert "Of tea." in await shown_to_model(store, fork)
+    assert await refuses(store, fork, "redo")
+    await undo(store, fork)
+    assert (await store.api.delete(f"/v1/conversations/{origin}")).status_code == 200
+    assert await refuses(store, fork, "undo", "redo")
