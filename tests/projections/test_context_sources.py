@@ -15,6 +15,7 @@ from context.choice import ReplyRequest
 from context.conversation_settings import Reader
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
+from context.snapshot_from_log import snapshot_from_log, snapshot_of
 from context.snapshot_store import read_recent_items, snapshot_lookup
 from context.summary_changes import redoable_summary, undoable_summary
 from domain.commands import (
@@ -244,6 +245,10 @@ async def test_snapshot_and_log_give_the_same_context_after_random_commands(
             await ContextView(world.redis, world.reader, world.database).apply_changes(snapshot_changes(batch))
             head = await world.reader.head(history.conversation_id)
             assert head is not None
+            events = await reader.conversation(history.conversation_id, limit=10_000)
+            snapshot = await snapshot_from_log(world.reader, history.conversation_id, head.version)
+            assert snapshot is not None
+            assert (await snapshot_of(events)).settings.summary == snapshot.settings.summary, seed
             for max_tokens in TOKEN_LIMITS:
                 from_snapshot = await read_recent_items(world.redis, TENANT, history.conversation_id, max_tokens)
                 compared += from_snapshot is not None
