@@ -3,6 +3,7 @@
 from infrastructure.ids import mint
 from tests.commands.api_client import create_conversation
 from tests.commands.summarizing_store import MODEL, Store, compactions, talk
+from tests.commands.test_withdrawn_summaries import compact, shown_to_model
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
 
@@ -56,3 +57,14 @@ async def test_a_conversation_that_fits_has_nothing_to_compact(store: Store) -> 
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "nothing_to_compact")
     unknown = await store.post(f"{mint('conv')}/compact")
     assert unknown.status_code == 404
+
+
+async def test_a_repeated_undo_gets_the_first_answer(store: Store, provider: ScriptedProvider) -> None:
+    conversation_id = await create_conversation(store.api)
+    for summary in ("Of tea.", "Of cake."):
+        await store.append(conversation_id, *talk(40))
+        await compact(store, provider, conversation_id, summary)
+    path, headers = f"/v1/conversations/{conversation_id}/compact/undo", {"idempotency-key": "k"}
+    first, repeat = [await store.api.post(path, headers=headers) for _ in range(2)]
+    assert (first.status_code, repeat.status_code, repeat.json()) == (200, 200, first.json())
+    assert "Of tea." in await shown_to_model(store, conversation_id)
