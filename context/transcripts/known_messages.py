@@ -97,7 +97,9 @@ class KnownMessages:
                 self._in_transcripts -= len(self._transcripts.pop(next(iter(self._transcripts))).ends)
 
     def longest_prefix(self, keys: Sequence[bytes]) -> KnownPrefix:
-        return next((self._prefixes[key] for key in reversed(keys) if key in self._prefixes), KnownPrefix())
+        # One look-up for each key, because another thread may drop the key.
+        found = (self._prefixes.get(key) for key in reversed(keys))
+        return next((prefix for prefix in found if prefix is not None), KnownPrefix())
 
     def add_prefix(self, sent: "SentMessages") -> None:
         """Replaces the known prefixes that this request begins with."""

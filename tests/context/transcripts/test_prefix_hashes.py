@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from itertools import product
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -401,6 +402,34 @@ def test_the_earlier_messages_of_a_continued_transcript_are_known() -> None:
     assert are_known([{**turns[0], "name": "ann"}, *turns[1:42]])[:3] == [False, False, True]
     # The longer transcript replaced this one.
     assert not cached.longest_prefix(sent_messages(turns[:42], cached).keys).exact
+
+
+class KeyDroppedAfterOneLookup(bytes):
+    """Runs `drop` in another thread before it is looked up a second time."""
+
+    drop: Callable[[], None]
+    lookups = 0
+
+    def __hash__(self) -> int:
+        self.lookups += 1
+        if self.lookups == 2:
+            thread = Thread(target=self.drop)
+            thread.start()
+            thread.join()
+        return super().__hash__()
+
+
+def test_a_prefix_is_found_although_another_thread_drops_it() -> None:
+    cached = KnownMessages()
+    turns = [{"role": ("user", "assistant")[number % 2], "content": str(number)} for number in range(42)]
+    earlier, continued = sent_messages(turns[:40]), sent_messages(turns)
+    cached.add_prefix(earlier)
+    key = KeyDroppedAfterOneLookup(earlier.keys[-1])
+    key.drop = lambda: cached.add_prefix(continued)
+
+    assert cached.longest_prefix([key]).exact == earlier.exact
+    key.drop()
+    assert not cached.longest_prefix([earlier.keys[-1]]).exact
 
 
 def test_the_oldest_of_too_many_known_transcripts_are_dropped() -> None:
