@@ -209,7 +209,7 @@ def _prefixes(
     of_input = input_prefixes(
         transcript, matched + stored, new_ids[stored:], response_id, answered=answered, read_version=read_version
     )
-    end = transcript_end(transcript, response_id, answered=answered, read_version=read_version)
+    end = transcript_end(transcript, response_id, read_version=read_version)
 
     def prefixes(output: Sequence[tuple[str, Item]]) -> tuple[Prefix, ...]:
         last_id = output[-1][0] if output else next(iter(reversed(new_ids)), None)

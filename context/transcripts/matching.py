@@ -305,7 +305,7 @@ class _Search:
             return index, prefix
         hashes: list[bytes] = []
         for hashed in await self._reader.hashes_of(prefix):
-            start = Chain(hashed, True, b"", transcript.first.seed)
+            start = Chain(hashed, b"", transcript.first.seed)
             hashes += [chain.hash for chain in transcript.chains_from(index + 1, start)]
         found = self._usable(await self._allowed(hashes))
         answers = await self._equal_answers(prefix) if found else []

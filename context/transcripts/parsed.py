@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from context.transcripts.chat_messages import custom_calls, items_of
 from context.transcripts.known_messages import KnownMessages, MessageFacts, SentMessages, TranscriptFacts
@@ -131,12 +130,9 @@ def parsed_items(items: Sequence[Item], *, tenant: str, subject: str, user: str 
     )
 
 
-def transcript_end(
-    transcript: ParsedTranscript, response_id: str, *, answered: bool, read_version: int | None = None
-) -> TranscriptEnd:
-    chain = transcript.chains[-1] if transcript.chains else transcript.first
+def transcript_end(transcript: ParsedTranscript, response_id: str, *, read_version: int | None = None) -> TranscriptEnd:
     return TranscriptEnd(
-        replace(chain, answered=answered),
+        transcript.chains[-1] if transcript.chains else transcript.first,
         len(transcript.messages),
         transcript.exact[-1] if transcript.exact else b"",
         response_id,

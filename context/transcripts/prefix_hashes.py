@@ -59,13 +59,11 @@ class HashedItem(Struct, frozen=True, gc=False):
 class Chain(Struct, frozen=True, gc=False):
     """The hash of a prefix's items.
 
-    `answered`: whether an item is in an answer of this store. `last`: the hash of the last item alone; empty if there
-    is none. `seed`: the hash of the tenant, the subject and the user. `before_empty`: the chain before an empty answer. A
-    call after the empty answer continues from this chain.
+    `last`: the hash of the last item alone; empty if there is none. `seed`: the hash of the tenant, the subject and the
+    user. `before_empty`: the chain before an empty answer. A call after the empty answer continues from this chain.
     """
 
     hash: bytes
-    answered: bool
     last: bytes
     seed: bytes
     before_empty: "Chain | None" = None
@@ -81,24 +79,21 @@ class TranscriptEnd(Struct, frozen=True):
     read_version: int | None = None
 
 
-_NOTHING = Chain(b"", False, b"", b"")
+_NOTHING = Chain(b"", b"", b"")
 
 
 def first_chain(tenant: str, subject: str, user: str | None) -> Chain:
     """`user`: `safety_identifier` or `user` of the request."""
     seed = _hash("transcript", tenant.encode(), subject.encode(), (user or "").encode())
-    return Chain(seed, False, b"", seed)
+    return Chain(seed, b"", seed)
 
 
-def next_chain(chain: Chain, item: Item, *, is_ours: bool) -> Chain:
-    """The chain after one more item; unchanged if the item is not hashed.
-
-    `is_ours`: whether the item is in an answer of this store.
-    """
-    return chain_after(chain, hashed_item(item), is_ours=is_ours)
+def next_chain(chain: Chain, item: Item) -> Chain:
+    """The chain after one more item; unchanged if the item is not hashed."""
+    return chain_after(chain, hashed_item(item))
 
 
-def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = False) -> Chain:
+def chain_after(chain: Chain, hashed: HashedItem | None) -> Chain:
     if hashed is None:
         return chain
     before = chain
@@ -106,7 +101,6 @@ def chain_after(chain: Chain, hashed: HashedItem | None, *, is_ours: bool = Fals
         before = chain.before_empty
     return Chain(
         hashlib.sha256(before.hash + hashed.hash).digest(),
-        chain.answered or is_ours,
         hashed.hash,
         chain.seed,
         replace(before, before_empty=None) if hashed.is_empty_answer else None,
@@ -123,7 +117,7 @@ def hashed_item(item: Item) -> HashedItem | None:
 def chains_of(chain: Chain, items: Iterable[Item]) -> list[Chain]:
     chains: list[Chain] = []
     for item in items:
-        chain = next_chain(chain, item, is_ours=False)
+        chain = next_chain(chain, item)
         chains.append(chain)
     return chains
 

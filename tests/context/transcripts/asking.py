@@ -104,7 +104,7 @@ class Asking:
         items = [assistant(answer)] if isinstance(answer, str) else list(answer)
         output = [(mint(id_prefix(item)), item) for item in items]
         ids = [item.item_id for item in new]
-        end = transcript_end(transcript, response_id, answered=answered)
+        end = transcript_end(transcript, response_id)
         prefixes = (
             *input_prefixes(transcript, matched, ids, response_id, answered=answered),
             *answer_prefixes(end, output),

@@ -204,7 +204,7 @@ def test_no_two_tenants_subjects_or_users_share_a_hash() -> None:
     words = ["", "a", "ab", "b", "1", "\x00", "a\x00"]
     seeds = [first_chain(tenant, subject, user) for tenant, subject, user in product(words, words, words)]
     item = {"type": "message", "role": "user", "content": "hi"}
-    after = [next_chain(seed, item, is_ours=True) for seed in seeds]
+    after = [next_chain(seed, item) for seed in seeds]
 
     assert len({chain.hash for chain in after}) == len(words) ** 3
     assert len({turn_hash(chain, [item]) for chain in after} | {chain.hash for chain in after}) == 2 * len(words) ** 3
@@ -213,10 +213,10 @@ def test_no_two_tenants_subjects_or_users_share_a_hash() -> None:
 
 
 def test_reasoning_and_calls_that_the_provider_runs_change_nothing() -> None:
-    chain = next_chain(FIRST, {"role": "user", "content": "hi"}, is_ours=False)
+    chain = next_chain(FIRST, {"role": "user", "content": "hi"})
 
     for kind in ("reasoning", "web_search_call", "mcp_call"):
-        assert next_chain(chain, {"type": kind, "summary": []}, is_ours=True) is chain
+        assert next_chain(chain, {"type": kind, "summary": []}) is chain
 
 
 @pytest.mark.parametrize("content", ["", " \n", "<think>first I …</think>\n\n", []])
@@ -233,14 +233,6 @@ def test_an_empty_answer_before_a_call_is_not_hashed(content: Any) -> None:
     alone = chains_of(FIRST, [user, empty])
     assert alone[1].hash != alone[0].hash
     assert chains_of(FIRST, [user, empty, user])[2].hash != chains_of(FIRST, [user, user])[1].hash
-
-
-def test_all_prefixes_after_an_answer_of_ours_are_marked_as_answered() -> None:
-    chain = next_chain(FIRST, {"role": "user", "content": "hi"}, is_ours=False)
-    assert not chain.answered
-    answered = next_chain(chain, {"role": "assistant", "content": "ho"}, is_ours=True)
-    assert answered.answered
-    assert next_chain(answered, {"role": "user", "content": "hi"}, is_ours=False).answered
 
 
 def test_the_exact_hash_changes_with_everything_but_the_order_of_keys() -> None:
@@ -301,7 +293,7 @@ def test_an_answer_has_the_prefixes_of_the_message_that_clients_send_back(shape:
         "call before text": [call, text],
     }
     output = outputs[shape]
-    end = transcript_end(transcript, "resp_1", answered=False, read_version=7)
+    end = transcript_end(transcript, "resp_1", read_version=7)
 
     chained, turn, alone = answer_prefixes(end, [(f"item_{n}", item) for n, item in enumerate(output)])
 
@@ -322,7 +314,7 @@ def test_an_answer_has_the_prefixes_of_the_message_that_clients_send_back(shape:
 
 
 def test_an_empty_answer_has_no_hash_of_its_own() -> None:
-    end = transcript_end(of([USER]), "resp_1", answered=False)
+    end = transcript_end(of([USER]), "resp_1")
     empty = {"type": "message", "role": "assistant", "content": "<think>x</think>"}
 
     assert len(answer_prefixes(end, [("e", empty)])) == 2
