@@ -209,7 +209,7 @@ def answer_by_number(numbers: Callable[[], int]) -> Callable[[Exchange], None]:
 
     def script(exchange: Exchange) -> None:
         number = numbers()
-        question = exchange.provider.requests[-1]["messages"][-1]["content"]
+        question = exchange.body["messages"][-1]["content"]
         words = [f"answer {number}", *(f" {n}" for n in range(20 if SLOW in question else 2))]
         exchange.begin_stream()
         for word in words:

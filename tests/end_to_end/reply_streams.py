@@ -31,7 +31,7 @@ def varied_answers(seed: int, pause_seconds: float = 0.003) -> Script:
     """The words depend only on the seed and the last message."""
 
     def script(exchange: Exchange) -> None:
-        question = exchange.provider.requests[-1]["messages"][-1]["content"]
+        question = exchange.body["messages"][-1]["content"]
         rng = random.Random(f"{seed} {question}")
         exchange.begin_stream()
         for _ in range(rng.randint(5, 60)):
