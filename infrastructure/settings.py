@@ -177,7 +177,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=65535,
-        description="The port of a process's `/metrics`, and of the projector's `/health`. 0: any free port, which the log names.",
+        description="The port of a process's `/metrics`, and of the projector's `/health/live` and `/health/ready`. 0: any free port, which the log names.",
     )
     trusted_network: bool = Field(
         False,

@@ -81,7 +81,7 @@ class Metrics:
         )
         self.titles = Counter(
             "titles_total",
-            "Titles that a model was asked for: `written`, `refused` (no longer wanted), `failed`, `empty`, or `skipped` because too many waited.",
+            "Titles by outcome: `written`, `refused` (no longer wanted), `failed`, `empty` (the model wrote none), or `skipped` (no model was asked, because too many titles waited).",
             ["outcome"],
             **common,
         )
