@@ -1,4 +1,4 @@
-"""Most benchmarks of `scripts/run bench` run with tiny sizes, and give figures. Speed is not checked."""
+"""The benchmarks of `scripts/run bench` run with tiny sizes, and give figures. Speed is not checked."""
 
 import json
 import os
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from infrastructure.rate_limits import RECOMMENDED
 from scripts.bench import BENCHMARKS, BenchmarkName
 from scripts.benchmarks.bench_store import BenchStore, bench_store, durability
-from scripts.benchmarks.benchmark import Sizes
+from scripts.benchmarks.benchmark import KEYS_AND_LIMITS, Sizes
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer, floor_server
+from scripts.benchmarks.lists import LISTS, ORDERS, TENANT
 from tests.servers import ROOT
 
 FINISH_SECONDS = 120.0
@@ -31,7 +34,7 @@ TINY = Sizes(
     searched_dialogues=5,
     active_conversations=20,
     large_items=300,
-    listed_conversations=1_000,
+    listed_conversations=2_500,  # so that every list has more than one page
 )
 
 
@@ -45,13 +48,26 @@ def store() -> Iterator[BenchStore]:
 
 
 @pytest.fixture(scope="module")
+def keyed() -> Iterator[BenchStore]:
+    """A store with keys and the recommended limits. The tenant of the benchmarks never reaches its own limits."""
+    high = json.loads(KEYS_AND_LIMITS["RATE_LIMITS"])
+    own = {holder: {"requests_a_second": None, **limits} for holder, limits in high.items()}
+    limits = {**RECOMMENDED.model_dump(), "overrides": {TENANT: own}}
+    with (
+        floor_server("provider", {"REPLY_SECONDS": str(TINY.reply_seconds)}) as provider,
+        bench_store(ROOT, provider.url, {**KEYS_AND_LIMITS, "RATE_LIMITS": json.dumps(limits)}) as started,
+    ):
+        yield started
+
+
+@pytest.fixture(scope="module")
 def floor(store: BenchStore) -> Iterator[FloorServer]:
     with floor_server("floor_app", store.env) as started:
         yield started
 
 
-def measured(what: BenchmarkName, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
-    benchmark = BENCHMARKS[what](TINY)
+def measured(what: BenchmarkName, store: BenchStore, floor: FloorServer, sizes: Sizes = TINY) -> dict[str, Measurement]:
+    benchmark = BENCHMARKS[what](sizes)
     benchmark.prepare(store)
     measurements = benchmark.measure(store)
     floors = dict(benchmark.floors(store, floor))
@@ -69,6 +85,29 @@ def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor:
     assert measurements["HTTP appends a second, 32 connections"].better == "more"
     assert measurements["HTTP appends a second, 1 connection"].better == "more"
     assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
+
+
+def test_appends_with_keys_and_limits_are_measured(keyed: BenchStore, floor: FloorServer) -> None:
+    measurements = measured(BenchmarkName.ACCESS, keyed, floor)
+
+    assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
+
+
+def test_a_quiet_tenant_is_measured_beside_another_one(keyed: BenchStore, floor: FloorServer) -> None:
+    assert set(measured(BenchmarkName.NEIGHBOUR, keyed, floor)) == {
+        f"{kind} beside a tenant that does its worst, p99"
+        for kind in ("append", "page of items", "list of conversations")
+    }
+
+
+def test_pages_of_the_list_of_conversations_are_measured(keyed: BenchStore, floor: FloorServer) -> None:
+    short = replace(TINY, seconds=0.02)  # for each page of each list
+    assert set(measured(BenchmarkName.LISTS, keyed, floor, short)) == {
+        f"list {each.name}, by {order}, {page} page"
+        for each in LISTS
+        for order in ORDERS
+        for page in ("middle", "last")
+    }
 
 
 def test_branches_are_measured(store: BenchStore, floor: FloorServer) -> None:
