@@ -135,6 +135,7 @@ async def read_page(
     if the log may have moved back since `until` was read.
     """
     bodies: list[bytes] = []
+    first: int | None = None
     last, size, is_cut = after, 0, False
     while len(bodies) < limit and last < until.version and not is_cut:
         chunk = min(_CHUNK_EVENTS, limit - len(bodies))
@@ -147,19 +148,12 @@ async def read_page(
             if is_cut:
                 break
             bodies.append(body)
+            first = first or recorded.version
             last = recorded.version
             size += len(body)
-    return _list(bodies, last, has_more=last < until.version), is_cut or size > max_bytes
-
-
-def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
-    """Versions have no gaps, so the first version can be computed."""
-    ends = {
-        "first_id": last - len(bodies) + 1 if bodies else None,
-        "last_id": last if bodies else None,
-        "has_more": has_more,
-    }
-    return b'{"object":"list","data":' + json_array(bodies) + b"," + msgspec.json.encode(ends)[1:]
+    ends = {"first_id": first, "last_id": last if bodies else None, "has_more": last < until.version}
+    page = b'{"object":"list","data":' + json_array(bodies) + b"," + msgspec.json.encode(ends)[1:]
+    return page, is_cut or size > max_bytes
 
 
 def _start_of_stream(after: int, last_event_id: int | None, head: Head) -> int:

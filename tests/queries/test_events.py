@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 import msgspec
+import psycopg
 import pytest
 
 from domain.commands import DescribeConversation, WriteTitle
 from domain.events import Event as LogEvent
 from infrastructure.access.principal import ANONYMOUS
+from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from queries.events import event_json, read_page
 from queries.main import open_dependencies
@@ -105,6 +107,21 @@ async def test_pages_of_events_have_no_gaps(api: httpx.AsyncClient, write: Write
     empty = await page_of(api, conversation_id, after=150)
     assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
     assert (await page_of(api, conversation_id, after=2**63 - 1))["has_more"] is False
+
+
+async def test_a_page_names_its_first_event_although_rows_were_removed(
+    api: httpx.AsyncClient, settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a", "b", "c")
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        await connection.execute(
+            "DELETE FROM events WHERE originator_id = %s AND originator_version IN (1, 3)", (uuid_of(conversation_id),)
+        )
+
+    page = await page_of(api, conversation_id)
+
+    assert [event["version"] for event in page["data"]] == [2, 4]
+    assert (page["first_id"], page["last_id"], page["has_more"]) == (2, 4, False)
 
 
 async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings: Settings, write: Writer) -> None:
