@@ -60,7 +60,7 @@ _OF_CONVERSATION: list[Document] = [{"$project": {"_id": 0, "id": 1, "owner": 1,
 class SearchHit(Struct, frozen=True, kw_only=True, tag_field="object", tag="search.hit"):
     """A message that matches. `GET …/items?leaf=` shows the path through the message that ends with `leaf`.
 
-    `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch, or the message itself if it is inherited.
+    `leaf`: the last item of the conversation's active path, if this goes through the message. If not, the last item of the message's branch, or the message itself if it is inherited. Also the message itself, if the last item of the active path was deleted with its conversation.
     `conversation`: a message that a fork inherits is found through the fork if the caller may not read its own conversation, or if the query names the fork.
     Then `conversation` is the fork, and `branch` is 0.
 

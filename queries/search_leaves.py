@@ -15,10 +15,10 @@ from queries.tenant_views import Ids
 async def leaves_of(
     context: QueryContext, read: Read, items: Mapping[str, Document], conversations: Mapping[str, Document]
 ) -> dict[str, str]:
-    """The leaf of each item. If the active path has the item, the leaf is the last item of this path.
+    """The leaf of each item. If the active path has the item, the leaf is the last item of this path, retracted or not.
 
-    Otherwise the leaf is the last unretracted item of the item's branch. An inherited item beside the active path has
-    no leaf.
+    Otherwise the leaf is the last unretracted item of the item's branch. An inherited item has no leaf if it lies
+    beside the active path, or if the last item is gone because its conversation was deleted.
     """
     leaves = {}
     beside = []
@@ -28,6 +28,10 @@ async def leaves_of(
             leaves[item_id] = conversation["head"]
         elif "inherited" not in item:
             beside.append(item_id)
+    if heads := {leaf for item_id, leaf in leaves.items() if "inherited" in items[item_id]}:
+        project: Document = {"$project": {"_id": 0, "id": 1}}
+        existing = {document["id"] for document in await context.aggregate(read, "items", Ids([*heads]), [project])}
+        leaves = {item_id: leaf for item_id, leaf in leaves.items() if leaf not in heads - existing}
     return leaves | (await _ends_of_branches(context, read, beside) if beside else {})
 
 

@@ -109,9 +109,39 @@ async def test_a_hit_names_a_leaf_whose_path_has_the_item(
         second: third,
         third: third,
     }
+    await check_leaves(api, hits)
+    await write.retract(conversation_id, last)
+    await projector.catch_up()
+    assert (await api.get("/v1/search", params={"q": "tea"})).json()["data"] == hits
+    await check_leaves(api, hits)
+
+
+async def check_leaves(api: httpx.AsyncClient, hits: list[dict[str, Any]]) -> None:
     for hit in hits:
-        path = await api.get(f"/v1/conversations/{conversation_id}/items", params={"leaf": hit["leaf"]})
+        path = await api.get(f"/v1/conversations/{hit['conversation']}/items", params={"leaf": hit["leaf"]})
+        assert path.status_code == 200, path.text
         assert hit["item"] in {item["id"] for item in path.json()["data"]}
+
+
+async def test_a_hit_names_a_leaf_that_exists_although_the_last_item_was_deleted_with_its_conversation(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    origin = await write.start()
+    ids = await write.append(origin, "heron one", "heron two")
+    middle, fork = mint_in_partition_of(origin), mint_in_partition_of(origin)
+    begin = Fork(conversation_id=origin, item_id=ids[1], version=3, depth=2)
+    await write.start(conversation_id=middle, forked_from=begin, family=origin)
+    [last] = await write.append(middle, "the end")
+    begin = Fork(conversation_id=middle, item_id=last, version=2, depth=3)
+    await write.start(conversation_id=fork, forked_from=begin, family=origin)
+    search = {"q": "heron", "conversation": fork}
+    for is_deleted in (False, True):
+        if is_deleted:
+            await write.delete(middle)
+        await projector.catch_up()
+        hits = (await api.get("/v1/search", params=search)).json()["data"]
+        assert {hit["item"]: hit["leaf"] for hit in hits} == {each: each if is_deleted else last for each in ids}
+        await check_leaves(api, hits)
 
 
 async def test_each_match_is_found_once_beyond_the_number_that_is_ranked_at_once(
