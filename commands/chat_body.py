@@ -152,6 +152,9 @@ class CreateChatCompletion(BaseModel):
     def as_response_request(self, *, stored: bool) -> CreateResponse:
         """Raises ApiError (400)."""
         check_expressible(self._sent, "a request with `conversation` becomes one of the Responses API")
+        if self.logprobs:
+            message = "`logprobs` cannot be used with `conversation`: the store does not keep log probabilities."
+            raise ApiError(400, message, code="unsupported_parameter", param="logprobs")
         leading = next(
             (i for i, message in enumerate(self.messages) if not _is_instructions(message)), len(self.messages)
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from commands.response_body import LOGPROBS
 from infrastructure.http.errors import ApiError
 
 _SAME = (
@@ -25,8 +26,8 @@ _SAME = (
 """Parameters that have the same name in both APIs."""
 
 _RENAMED = (
-    *("max_completion_tokens", "max_tokens", "reasoning_effort", "response_format"),
-    *("tool_choice", "tools", "verbosity"),
+    *("logprobs", "max_completion_tokens", "max_tokens", "reasoning_effort", "response_format"),
+    *("tool_choice", "tools", "top_logprobs", "verbosity"),
 )
 _OWN = frozenset({"conversation", "messages", "model", "stream", "metadata", "store"})
 """The store itself reads these."""
@@ -35,11 +36,9 @@ _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"], []),
     "n": (1,),
     "stop": ([],),
-    "top_logprobs": (0,),
 }
 """Parameters that are not sent through the Responses API, with the values that ask for nothing."""
 
@@ -54,6 +53,10 @@ def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
     parameters = {name: given[name] for name in _SAME if name in given}
     if (tokens := given.get("max_completion_tokens", given.get("max_tokens"))) is not None:
         parameters["max_output_tokens"] = tokens
+    if given.get("logprobs"):
+        parameters["include"] = [LOGPROBS]
+    if given.get("top_logprobs"):
+        parameters["top_logprobs"] = given["top_logprobs"]
     if "reasoning_effort" in given:
         parameters["reasoning"] = {"effort": given["reasoning_effort"]}
     text = {}

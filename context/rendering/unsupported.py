@@ -13,7 +13,7 @@ Refusal = tuple[str, str]
 _TOOLS = ("function", "custom")
 _FORMATS = ("text", "json_schema", "json_object")
 _CHOICES = ("auto", "none", "required")
-_NOT_IN_CHAT = ("top_logprobs", "prompt")
+_NOT_IN_CHAT = ("prompt",)
 _OUR_PARTS = {"image_url": "input_image", "image": "input_image", "file": "input_file", "document": "input_file"}
 
 _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {

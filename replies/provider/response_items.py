@@ -14,8 +14,8 @@ from replies.stream_events import may_have, new_part, parts_of, text_field
 
 
 def storable_item(provider_item: Any) -> Item:
-    """The item without its id, with clean texts. Adds what a message or a call lacks. Raises ModelFailed, or
-    ValueError.
+    """The item without its id and log probabilities, with clean texts. Adds what a message or a call lacks. Raises
+    ModelFailed, or ValueError.
     """
     if not isinstance(provider_item, dict):
         raise invalid_answer()
@@ -24,6 +24,8 @@ def storable_item(provider_item: Any) -> Item:
         item["role"] = "assistant"
         content = item.get("content") or []
         item["content"] = [new_part("output_text", content)] if isinstance(content, str) else content
+        if isinstance(content, list):
+            item["content"] = [_without_logprobs(part) for part in content]
     elif type_of(item) == "function_call":
         call_id = item.get("call_id")
         item["call_id"] = call_id if isinstance(call_id, str) and call_id else f"call_{uuid.uuid4().hex}"
@@ -32,6 +34,11 @@ def storable_item(provider_item: Any) -> Item:
         item["input"] = item.get("input") or ""
     encoded_size(checked_item(item))  # raises for a number that cannot be stored
     return item
+
+
+def _without_logprobs(part: Any) -> Any:
+    """They may be many times as long as the text."""
+    return {name: value for name, value in part.items() if name != "logprobs"} if isinstance(part, dict) else part
 
 
 def id_of(provider_item: Any) -> str | None:

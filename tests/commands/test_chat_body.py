@@ -209,7 +209,6 @@ CHAT_ONLY: dict[str, Any] = {
     "function_call": {"name": "look"},
     "functions": [FUNCTION],
     "logit_bias": {"50256": -100},
-    "logprobs": True,
     "prediction": {"type": "content", "content": "Hello"},
     "seed": 7,
     "stop": ["\n"],
@@ -291,6 +290,11 @@ def test_chat_only_parameters_are_refused_for_responses_providers_and_conversati
     body_of(**parameters)
     for error in (refusal(renderer=RESPONSES, **parameters), _refused_in_conversation(**parameters)):
         assert (error.status, error.code, error.param) == (400, "unsupported_parameter", name)
+
+
+def test_log_probabilities_are_refused_with_a_conversation() -> None:
+    error = _refused_in_conversation(logprobs=True, top_logprobs=3)
+    assert (error.status, error.code, error.param) == (400, "unsupported_parameter", "logprobs")
 
 
 def _refused_in_conversation(**parameters: Any) -> ApiError:

@@ -131,6 +131,42 @@ async def test_a_request_that_names_its_conversation_twice_is_refused(api: httpx
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Conversation-Id")
 
 
+async def test_a_provider_is_asked_for_log_probabilities_but_its_answer_is_stored_without_them(
+    settings: Settings, provider: ScriptedProvider, log: Log
+) -> None:
+    token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
+    citation = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "", "url": "https://x"}
+
+    def script(exchange: Exchange) -> None:
+        if exchange.path.endswith("/responses"):
+            part = {"type": "output_text", "text": "Hi", "annotations": [citation], "logprobs": [token]}
+            exchange.stream_items({"id": "msg_1", "type": "message", "role": "assistant", "content": [part]})
+        else:
+            exchange.begin_stream()
+            exchange.text_chunk("Hi", logprobs={"content": [token]}, finish_reason="stop")
+            exchange.end_stream()
+
+    provider.script = script
+    sent = {
+        "chat": {"logprobs": True, "top_logprobs": 2},
+        "responses": {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
+    }
+    for provider_api, expected in sent.items():
+        changed = {"openai_base_url": provider.url, "model_api": provider_api, **WITH_PROVIDER}
+        async with open_api(settings.model_copy(update=changed)) as api:
+            answer = await complete(api, [user("hi")], logprobs=True, top_logprobs=2)
+        names = ("logprobs", "include", "top_logprobs")
+        assert {name: provider.requests[-1][name] for name in names if name in provider.requests[-1]} == expected
+        choice = answer.json()["choices"][0]
+        assert (choice["message"]["content"], choice["logprobs"]) == ("Hi", None)
+        [_, item] = [
+            from_stored(event.item)
+            for event in log.events(answer.headers["x-conversation-id"])
+            if isinstance(event, ItemAppended)
+        ]
+        assert "logprobs" not in str(item)
+
+
 async def test_a_completion_is_stored_if_setting_and_request_allow_it(
     settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:

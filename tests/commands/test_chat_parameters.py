@@ -76,6 +76,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
 }
 IN_RESPONSES: dict[str, tuple[str, Any]] = {
+    "logprobs": ("include", ["message.output_text.logprobs"]),
     "max_completion_tokens": ("max_output_tokens", 40),
     "max_tokens": ("max_output_tokens", 50),
     "messages": ("input", [{"type": "message", "role": "user", "content": "hi"}]),

@@ -44,8 +44,6 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
         ({"access_programs": {"cyber": "standard"}, "image": {"context_compression": "disabled"}}, None),
         ({"access_programs": {"cyber": "daybreak_red"}}, "access_programs.cyber"),
         ({"image": {"context_compression": "enabled"}}, "image.context_compression"),
-        ({"top_logprobs": 0}, None),
-        ({"top_logprobs": 3}, "top_logprobs"),
         ({"max_tool_calls": 1}, None),
     ],
 )
