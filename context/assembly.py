@@ -36,7 +36,8 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""At most this many contexts are read from the log at the same time. Contexts of new forks do not count.
+"""At most this many contexts are read from the log at the same time. Contexts of new forks, and requests that are
+rendered again, do not count.
 
 A context of 128,000 tokens takes about 17 MB.
 """
