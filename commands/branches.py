@@ -47,8 +47,6 @@ async def revise_item(context: CommandContext, conversation_id: str, item_id: st
 
     The old item, and what follows it, stay readable on their branch. In a fork, an inherited item is revised in the fork alone.
     """
-    if (repeated := await context.repeated_answer()) is not None:
-        return repeated
     version = (await readable_conversation(context, conversation_id)).version
     found = await place_of(context, conversation_id, version, item_id)
     path = PathSegment(conversation_id, version, found.parent.path)
@@ -79,8 +77,6 @@ async def move_head(context: CommandContext, conversation_id: str, body: NewHead
     Nothing is rewritten. Answers with the Conversation. If the item is the head already, nothing changes.
     """
     item_id = check_id(body.item, None, "item")
-    if (repeated := await context.repeated_answer()) is not None:
-        return repeated
     version = (await readable_conversation(context, conversation_id)).version
     found = await place_of(context, conversation_id, version, item_id)
     command = MoveHead(item_id=item_id, path=found.leaf.path, inherited=found.inherited)

@@ -28,6 +28,7 @@ router = APIRouter()
     CreateChatCompletion,
     scope="reply",
     max_bytes=MAX_CHAT_BYTES,
+    keeps_answer=False,
     answer=ChatCompletion,
     events=ChatCompletionChunk,
     request_headers={

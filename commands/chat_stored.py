@@ -29,7 +29,14 @@ class UpdateCompletion(Body):
     metadata: Metadata | None
 
 
-@command_route(router, "POST", "/v1/chat/completions/{completion_id}", UpdateCompletion, answer=ChatCompletion)
+@command_route(
+    router,
+    "POST",
+    "/v1/chat/completions/{completion_id}",
+    UpdateCompletion,
+    keeps_answer=False,
+    answer=ChatCompletion,
+)
 async def update_completion(context: CommandContext, response_id: str, body: UpdateCompletion) -> Response:
     """Changes the metadata, which the Response shows too. Answers with the chat completion."""
     try:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
@@ -21,17 +22,25 @@ from context.assembly import Contexts, SharedContexts
 from context.learnt_models import LearntModels
 from context.models import Models
 from domain.commands import Command
-from domain.errors import ConversationNotFound
+from domain.errors import ConversationNotFound, ModelFailed, Refused
 from domain.events import ContextPolicy
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal, Scope
-from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
+from infrastructure.event_log.append_request import (
+    Appended,
+    AppendRequest,
+    IdempotencyKey,
+    KeyReused,
+    LogUnavailable,
+    VersionMismatch,
+)
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader, FirstAnswer, PrincipalReader
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, check_content_type, read_body, validate_body
 from infrastructure.http.door import principal_with
+from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import command_headers, idempotency_key, if_match, position_headers
 from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
@@ -224,6 +233,11 @@ APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
 ERRORS = (400, 401, 403, 409, 412, 413, 422, 429, 500, 503)
 """The status codes of errors that any command may have."""
 
+REFUSALS = (ApiError, Refused, VersionMismatch, ModelFailed)
+"""After one of these errors, a request's idempotency key is looked up again, because the first request with this key may have been
+recorded meanwhile.
+"""
+
 
 def command_route(
     router: APIRouter,
@@ -236,6 +250,7 @@ def command_route(
     body_required: bool = True,
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
+    keeps_answer: bool = True,
     body_media: str = JSON,
     answer: type,
     events: type | None = None,
@@ -248,6 +263,9 @@ def command_route(
 
     The handler gets the CommandContext, each id in the path, and the body or the query. With `body_required=False`,
     an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks.
+
+    `keeps_answer`: an answer that is stored with the idempotency key is the body that the client gets. Then a request
+    that the handler refuses gets the answer to the first request with its key, if there is one by then.
 
     `errors`: status codes besides ERRORS. The arguments from `body_media` on are only for the OpenAPI document.
     """
@@ -273,7 +291,13 @@ def command_route(
                 if raw:
                     check_content_type(request.headers)
                 arguments.append(validate_body(body, raw) if raw or body_required else None)
-            return await handler(context, *arguments)
+            try:
+                return await handler(context, *arguments)
+            except REFUSALS:
+                repeated = await _answer_meanwhile(context) if keeps_answer else None
+                if repeated is None:
+                    raise
+                return repeated
 
         operation = Operation(
             parameters=(
@@ -309,6 +333,12 @@ def command_route(
 
 def _tag(path: str) -> str:
     return next((tag for tag in ("items", "responses", "chat", "keys") if f"/{tag}" in path), "conversations")
+
+
+async def _answer_meanwhile(context: CommandContext) -> Response | None:
+    with suppress(KeyReused):
+        return await context.repeated_answer()
+    return None
 
 
 async def _disconnected(request: Request) -> None:

@@ -19,7 +19,6 @@ from domain.errors import NothingToCompact
 from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
-from infrastructure.http.headers import position_headers
 from infrastructure.http.shapes import Conversation
 
 router = APIRouter()
@@ -67,10 +66,8 @@ async def compact_conversation(
     dependencies = context.dependencies
     head = await readable_conversation(context, conversation_id)
     check_may_write(context, conversation_id, head)
-    if (first_answer := await context.first_answer()) is not None:
-        # A repeat must not call the model again.
-        position = position_headers(first_answer.position, first_answer.version)
-        return shapes.json_response(first_answer.answer, headers={**position, "idempotent-replayed": "true"})
+    if (repeated := await context.repeated_answer()) is not None:
+        return repeated  # without calling the model again
     await context.allowance.reply()
     body = body or CompactConversation()
     model = body.model or await dependencies.provider.default_model(context.principal.tenant)

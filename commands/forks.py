@@ -60,8 +60,6 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
     if body.item is not None and body.version is not None:
         message = "Send `item` or `version`, not both."
         raise ApiError(400, message, code="mutually_exclusive_parameters", param="version")
-    if (repeated := await context.repeated_answer()) is not None:
-        return repeated
     await readable_conversation(context, conversation_id)
     read = await read_queue_state(context.dependencies.log, context.principal, conversation_id, context.request_id)
     state = read.conversation

@@ -44,6 +44,7 @@ router = APIRouter()
     CreateResponse,
     scope="reply",
     max_bytes=MAX_REQUEST_BYTES,
+    keeps_answer=False,
     answer=ResponseObject,
     answer_headers=(*APPEND_HEADERS, "X-Context-Left-Out"),
     events=ResponseEvent,

@@ -4,12 +4,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
-from commands.command_route import CommandContext
+from commands.command_route import REFUSALS, CommandContext
 from context.assembly import Context
 from domain.commands import QueueReply, RequestReply
-from domain.errors import Refused
-from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch
-from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.event_log.append_request import Appended, LogUnavailable
+from infrastructure.http.errors import as_api_error
 from replies.client_disconnect import stream_for_client
 from replies.recorded_reply import RecordedReply, ReplyReference
 from replies.repeat import RepeatOf
@@ -32,8 +31,7 @@ async def request_unless_repeated(
     await context.allowance.reply(background=background)
     try:
         return await request()
-    except (ApiError, Refused, VersionMismatch):
-        # The first request may have been recorded in the meantime.
+    except REFUSALS:
         if (recorded := await _first_reply(context, stored=stored)) is None:
             raise
         return recorded

@@ -71,6 +71,10 @@ async def test_a_change_of_metadata_obeys_if_match_and_the_idempotency_key(
     assert [event for event in log.events(conversation_id) if isinstance(event, ReplyDescribed)] == [
         ReplyDescribed(response_id=response_id, metadata={"a": "1"})
     ]
+    await api.delete(path_of(response_id))
+    repeated = await update(api, response_id, {"a": "1"}, **{"Idempotency-Key": "k"})
+    message = f"There is no chat completion {completion_id(response_id)}."
+    assert (repeated.status_code, repeated.json()["error"]["message"]) == (404, message)
 
 
 async def test_the_error_for_invalid_metadata_names_the_field(api: httpx.AsyncClient, write: Writer) -> None:

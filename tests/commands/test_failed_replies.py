@@ -85,11 +85,18 @@ async def test_without_redis_the_error_names_the_response_on_record(
         await fail(api, log, (502, "model_error"))
 
 
-async def test_a_repeated_request_gets_the_same_error(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/chat/completions", {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "store": True}),
+    ],
+)
+async def test_a_repeated_request_gets_the_same_error(
+    api: httpx.AsyncClient, provider: ScriptedProvider, path: str, body: dict[str, Any]
+) -> None:
     provider.script = breaks_off
-    answers = [
-        await api.post("/v1/responses", json={"input": "hi"}, headers={"Idempotency-Key": "once"}) for _ in range(2)
-    ]
+    answers = [await api.post(path, json=body, headers={"Idempotency-Key": "once"}) for _ in range(2)]
     assert answers[0].json() == answers[1].json()
     assert answers[0].json()["error"]["response_id"].startswith("resp_")
 
