@@ -283,7 +283,7 @@ async def test_a_list_is_filtered_by_owner_and_by_shares(apis: Apis, writer: Wri
 
 
 async def test_a_view_of_an_older_version_still_gives_the_same_lists(apis: Apis, writer: Writer) -> None:
-    mine = await apis.create(ANN, "Hello", metadata={"team": "7"}, title="Tokyo")
+    titled = await apis.create(ANN, "Hello", metadata={"team": "7"}, title="Tokyo")
     of_bob = await apis.create(BOB, "Hello", metadata={"team": "8"})
     await writer.execute(of_bob, ShareConversation(share=Share(role="reader", subject="ann")))
     await apis.create(BOB, "Hello")
@@ -302,7 +302,7 @@ async def test_a_view_of_an_older_version_still_gives_the_same_lists(apis: Apis,
         ]
 
     before = await listed()
-    assert before[0] == [of_bob, mine]
+    assert before[0] == [of_bob, titled]
     await apis.projector.views["conversations"].update_many({}, {"$unset": {"lists": 1}})
     of_view = {"view": "conversations"}
     await apis.projector.views["projections"].update_many(of_view, {"$set": {"version": FIRST_VERSION_WITH_TERMS - 1}})
