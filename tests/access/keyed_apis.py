@@ -29,7 +29,7 @@ class KeyedApis:
         headers: Mapping[str, str | bytes] | None = None,
         **request: Any,
     ) -> httpx.Response:
-        """A text is sent as the key's secret. None sends no credential."""
+        """A `str` is sent in place of a key's secret. None sends no credential."""
         secret = key.secret if isinstance(key, CreatedApiKey) else key
         sent = {**({} if secret is None else {"authorization": f"Bearer {secret}"}), **(headers or {})}
         raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in sent.items()]

@@ -6,7 +6,7 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class StatementCount:
-    """Collects the statements. `statements`: the SQL of simple queries, and the names of executed prepared statements."""
+    """Collects the statements. `statements`: the SQL of simple queries, and the names of bound prepared statements."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []

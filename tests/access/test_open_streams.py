@@ -154,7 +154,9 @@ def principal(subject: str, *scopes: Any) -> Principal:
     return Principal("default", subject, frozenset({"read", *scopes}))
 
 
-async def test_a_stream_shows_no_event_after_the_last_check_of_access(settings: Settings, write: Writer) -> None:
+async def test_a_stream_shows_no_event_that_follows_the_withdrawal_of_its_share(
+    settings: Settings, write: Writer
+) -> None:
     conversation_id = await write.start("before")
     await write.execute(conversation_id, WITH_BEN)
     async with event_streams(settings, look_up_seconds=3600) as (streams, dependencies):
@@ -169,7 +171,7 @@ async def test_a_stream_shows_no_event_after_the_last_check_of_access(settings: 
     assert b"after" not in body
 
 
-async def test_a_slow_client_gets_no_event_after_its_share_is_withdrawn(settings: Settings, write: Writer) -> None:
+async def test_a_slow_client_gets_only_an_error_after_its_share_is_withdrawn(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start(*("x" * 10_000 for _ in range(20)))
     await write.execute(conversation_id, WITH_BEN)
     async with (
@@ -264,7 +266,7 @@ async def test_a_reader_without_access_loses_the_stream_of_a_running_reply(
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_a_slow_reader_of_an_ended_reply_gets_no_further_slice_without_access_or_content(
+async def test_after_a_withdrawal_or_deletion_a_slow_reader_gets_no_further_slice(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")
@@ -328,7 +330,7 @@ async def test_a_reply_whose_requester_loses_access_ends_as_not_found(
         body = {"input": "?", "conversation": conversation_id}
 
         async def request() -> tuple[int, str]:
-            """(status or code of the error, whole text)."""
+            """(status or error code, text of the answer)."""
             if transport == "socket":
                 async with api.socket(**{name.replace("-", "_"): value for name, value in BEN.items()}) as client:
                     events = await create(client, "?", conversation=conversation_id)

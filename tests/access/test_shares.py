@@ -177,7 +177,7 @@ async def test_a_withdrawal_whose_query_does_not_name_one_existing_share_is_refu
     assert await shares_of(http, path) == [share({"subject": "ben"})]
 
 
-async def test_an_idempotency_key_repeats_one_withdrawal_and_refuses_another(
+async def test_a_withdrawal_with_the_key_of_another_withdrawal_is_refused(
     apis: BothApis,
 ) -> None:
     http = apis.http

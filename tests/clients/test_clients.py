@@ -1,7 +1,6 @@
 """Client libraries that use Responses.
 
-The last line that a recipe prints is the id of the conversation or of its last response. The second run continues from
-this id.
+The last line that a recipe prints is the id of the conversation or of its last response. The second run gets this id.
 """
 
 import base64

@@ -271,7 +271,7 @@ async def test_an_invalid_request_for_a_reply_is_a_400_naming_the_field(
     assert log.count() == 0
 
 
-async def test_an_unknown_path_is_a_404_and_a_method_of_the_other_api_a_405(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_path_is_a_404_and_a_get_is_a_405(api: httpx.AsyncClient) -> None:
     assert_openai_error(await api.post("/v1/nothing"), 404)
     assert (await api.get("/v1/conversations")).status_code == 405
 
@@ -292,7 +292,7 @@ async def test_an_invalid_request_id_is_replaced_and_a_valid_one_is_returned(api
         rb'{"input": "\ud83d\ude42", "metadata": {"\ud83d\ud83d": "x"}}',
     ],
 )
-async def test_the_error_for_a_lone_surrogate_says_so(api: httpx.AsyncClient, log: Log, body: bytes) -> None:
+async def test_the_error_message_names_a_lone_surrogate(api: httpx.AsyncClient, log: Log, body: bytes) -> None:
     answer = await api.post("/v1/responses", content=body)
     assert_openai_error(answer, 400)
     assert "half of a surrogate pair" in answer.json()["error"]["message"]
@@ -353,9 +353,7 @@ async def test_two_content_types_are_a_415(api: httpx.AsyncClient, log: Log) -> 
     "content_type",
     ["application/json", "Application/JSON ; charset=utf-8", "application/vnd.api+json", "application/json;foo"],
 )
-async def test_json_content_types_are_accepted_and_an_empty_body_needs_none(
-    api: httpx.AsyncClient, content_type: str
-) -> None:
+async def test_a_body_with_a_json_content_type_is_accepted(api: httpx.AsyncClient, content_type: str) -> None:
     created = await send_as(api, "/v1/conversations", b"{}", content_type)
     assert created.status_code == 200
     path = f"/v1/conversations/{created.json()['id']}"

@@ -1,4 +1,4 @@
-"""Moves of the head and revisions through two apps, also while replies run."""
+"""Two apps move the head and revise items, also while replies run."""
 
 import asyncio
 from typing import Any
@@ -47,7 +47,7 @@ def active_items(log: Log, conversation_id: str) -> list[ItemAppended]:
     return [event for event in items if takes(state.path, event.branch, event.depth)]
 
 
-async def test_a_running_reply_stays_where_it_was_requested_when_the_head_moves(
+async def test_a_move_of_the_head_does_not_move_a_running_reply(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(apis[0])

@@ -57,7 +57,9 @@ async def test_fifty_concurrent_appends_get_versions_without_gaps(api: httpx.Asy
     assert len(set(positions)) == 50
 
 
-async def test_an_append_with_an_old_version_is_a_412_naming_the_current_one(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_append_with_an_old_version_is_a_412_with_the_current_version(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     first = await api.post(path, json={"items": [message("a")]}, headers={"If-Match": '"1"'})

@@ -158,7 +158,7 @@ async def test_a_rewritten_answer_is_recognised_on_any_branch(
     assert path(log, conversation) == [*contents(regenerated[:2]), *contents(cut_off)]
 
 
-async def test_given_an_item_deleted_on_one_branch_a_transcript_continues_on_the_other(
+async def test_a_deletion_on_one_branch_does_not_stop_a_transcript_on_another(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered

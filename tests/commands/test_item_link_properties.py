@@ -1,4 +1,4 @@
-"""Random items with links. A link must lead to the last earlier item with that id or call id."""
+"""Random items with links. Each link must lead to the last earlier item that it names."""
 
 from typing import Any
 
@@ -43,13 +43,13 @@ def expected(items: list[tuple[str, Item]], index: int) -> Any:
     name = item.get("call_id") or item["id"]
     calls_before = [earlier for _, earlier in items[:index] if earlier["type"] == "local_shell_call"]
     if any(name == (call.get("call_id") or call["id"]) for call in calls_before):
-        return name  # preferred to a call with this `id`
+        return name  # a `call_id` is preferred to an `id`
     found = [call["call_id"] for call in calls_before if name == call["id"]]
     return found[-1] if found else item.get("call_id")
 
 
 @given(sequences)
-def test_each_link_leads_to_the_last_earlier_item_of_that_name(sequence: list[Item]) -> None:
+def test_each_link_leads_to_the_last_earlier_item_that_it_names(sequence: list[Item]) -> None:
     items = [(f"ours_{index}", item) for index, item in enumerate(sequence)]
     result = link(items)
     fields = {"mcp_approval_response": "approval_request_id", "local_shell_call_output": "call_id"}
@@ -61,7 +61,7 @@ def test_each_link_leads_to_the_last_earlier_item_of_that_name(sequence: list[It
             assert item.get(field) == expected(items, index)
         unlinked = {name: value for name, value in item.items() if name not in ("call_id", field)}
         assert unlinked == {name: value for name, value in before.items() if name not in ("call_id", field)}
-    # Linking again changes nothing. `linked` does the same with stored items.
+    # Linking again changes nothing. `linked` links stored items in the same way.
     assert link(result) == result
     new = [NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in items]
     assert [(one.item_id, from_stored(one.item)) for one in linked(new)] == result

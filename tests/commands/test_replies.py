@@ -122,7 +122,7 @@ async def test_a_reply_without_a_conversation_gets_an_unlisted_one(api: httpx.As
         (silence, 504),
     ],
 )
-async def test_a_failed_reply_is_recorded_and_the_next_one_works(
+async def test_a_failed_reply_is_recorded_and_the_next_reply_works(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, script: Any, status: int
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -233,7 +233,7 @@ async def test_a_reply_with_invalid_values_is_recorded_as_completed_or_failed(
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
 
 
-async def test_an_input_is_measured_with_its_numbers_as_stored(api: httpx.AsyncClient, log: Log) -> None:
+async def test_the_size_of_an_input_is_measured_in_its_stored_form(api: httpx.AsyncClient, log: Log) -> None:
     item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
     body = '{"input":[' + ",".join([item] * 12) + "]}"
     assert len(body) < 4 * 1024 * 1024

@@ -141,7 +141,7 @@ def test_a_plain_message_becomes_items_and_comes_back_unchanged(
         ),
     ],
 )
-def test_changes_have_what_the_items_do_not_keep_of_a_message(sent: dict[str, Any], plain: dict[str, Any]) -> None:
+def test_changes_hold_what_a_message_loses_when_it_becomes_items(sent: dict[str, Any], plain: dict[str, Any]) -> None:
     [made_message] = messages_of(items_of(sent))
     assert made_message.message == plain
     changes = changes_between(plain, sent)
@@ -315,7 +315,7 @@ sent_messages = st.one_of(
 
 
 @given(sent_messages)
-def test_the_items_of_any_message_make_one_plain_message_again(sent: dict[str, Any]) -> None:
+def test_the_items_of_a_message_make_one_plain_message(sent: dict[str, Any]) -> None:
     items = items_of(sent)
     assert items
     assert all(checked_item(item) for item in items)

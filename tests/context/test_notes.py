@@ -174,7 +174,7 @@ def test_the_output_of_renderers_8_and_9_has_not_changed(renderer: int, missing:
     assert request_sha256(body).hex() == GOLDEN[renderer, missing]
 
 
-def test_calls_that_become_text_stay_in_order_beside_calls_that_are_sent() -> None:
+def test_calls_that_become_text_are_sent_beside_calls_that_stay_calls() -> None:
     items = [
         note("user", "Q"),
         CALL | {"call_id": "a"},
@@ -199,7 +199,7 @@ def test_calls_that_become_text_stay_in_order_beside_calls_that_are_sent() -> No
     ]  # fmt: skip
 
 
-def test_renderer_9_sends_the_stores_cache_key_and_8_and_5_do_not() -> None:
+def test_of_renderers_5_8_and_9_only_9_sends_the_stores_cache_key() -> None:
     keys = [
         render(renderer, model="m", instructions=[], summary=None, items=[], parameters=given, cache_key="conv_1").get(
             "prompt_cache_key"

@@ -59,7 +59,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         (OPEN_LOOP, [user("Q"), output("b"), output("a")], [output("b")]),
         (OPEN_LOOP, [user("Q"), output("b")], [user("Q"), output("b")]),
         (OPEN_LOOP, [user("other"), output("a"), output("b")], [user("other"), output("b")]),
-        # Outputs may differ. Forms of a message may differ, but not its text.
+        # A repeated output may have another text. A repeated message may have another form, but not another text.
         (OPEN_LOOP, [output("a", "sun"), output("b")], [output("b")]),
         (
             OPEN_LOOP,
@@ -133,7 +133,7 @@ turns = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Item]:
-    """A user's message, calls with outputs, and in some turns an answer. The last call may lack its output."""
+    """Each turn is a user's message, perhaps calls with outputs, and perhaps an answer. The last call may lack its output."""
     path: list[Item] = []
     for number, (text, arguments, answers) in enumerate(draw(st.lists(turns, min_size=1, max_size=5))):
         path.append(user(text))
@@ -149,7 +149,7 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """Sends the history up to its last output, without some of the model's items, then new items. Only these are taken."""
+    """Sends the history up to its last output, without some of the model's items. Only the new items that follow are taken."""
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
@@ -191,7 +191,7 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
 def test_nothing_after_the_last_output_of_an_answered_call_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # Inputs with two outputs of one call are not checked: of two new outputs, the first is left out.
+    # Inputs with two outputs of one call are not checked, because the first of two new outputs is left out.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)

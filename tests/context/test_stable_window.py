@@ -1,6 +1,6 @@
 """The stable window begins where it began for the last request, as long as the new request fits.
 
-Otherwise it moves by many turns.
+Otherwise the window moves forward.
 """
 
 from functools import partial
@@ -83,7 +83,7 @@ def test_refill_says_how_far_the_window_moves(refill: float, begins: int | None)
     assert first_depth(selected(context_input, 90, stands_at=1, refill=refill)) == begins
 
 
-def test_if_no_turn_leaves_room_only_the_newest_turn_is_shown() -> None:
+def test_without_room_for_older_turns_only_the_newest_turn_is_shown() -> None:
     context_input = ContextInput(path=turns(1, 3), input=question(7), base_tokens=70)
     selection = selected(context_input, 100, stands_at=1)
     assert (first_depth(selection), selection.tokens) == (None, 75)

@@ -14,7 +14,7 @@ from domain.items import Item
 
 LONG = "a word and another " * 200
 TYPE_NAME_TOKENS = 40
-"""The most tokens of the names of types and fields, which are not counted."""
+"""At most this many tokens of names of types and fields are not counted."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 

@@ -117,7 +117,7 @@ def _fork(
     body: Any,
     begins_with: Callable[[], tuple[ModelItem | None, list[ModelItem]]],
 ) -> Command:
-    """Returns the last item that the fork inherits, and the pinned items of the forked version."""
+    """`begins_with` returns the last item that the fork inherits, and the pinned items of the origin."""
     owner = draws.reader(conversation)
 
     def apply(answer: Any) -> None:

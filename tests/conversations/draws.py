@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Command(Struct, frozen=True, kw_only=True):
     """`apply` changes the model as the command changes the store. It gets the answer's body.
 
-    `start` does so at the request of a reply. It gets the response's id. `stops_after`: seconds until the reply is
-    cancelled.
+    `start` changes the model when a reply is requested. It gets the response's id. `stops_after`: seconds until the
+    reply is cancelled.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Draws:
         return self.random.choice(values) if values else None
 
     def text(self) -> str:
-        """Its first word is in no other text."""
+        """A text whose first word is in no other text."""
         return f"w{next(self._numbers)}x {self.random.choice(COMMON_WORDS)}"
 
     def conversation(self) -> ModelConversation:

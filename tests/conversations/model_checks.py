@@ -75,7 +75,7 @@ class ModelChecks:
             assert entry.get("siblings", {"index": 0, "count": 1}) == expected
 
     async def _check_versions(self, subject: str, conversation: ModelConversation) -> None:
-        """Forks are left out: their old versions change with the origin."""
+        """Forks are left out, because their old versions change with the origin."""
         states = [] if conversation.origin else [*conversation.states.items()]
         for version, state in states[:: len(states) // CHECKED_VERSIONS + 1]:
             entries = await self._all(

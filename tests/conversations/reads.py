@@ -8,7 +8,7 @@ from infrastructure.access.principal import Principal
 from tests.access.apis_as import Apis
 
 ATTEMPTS = 10
-"""Each waits up to two seconds for the views."""
+"""Each attempt waits up to two seconds for the views."""
 
 
 async def read(apis: Apis, principal: Principal, path: str, *, position: int = 0, **parameters: Any) -> httpx.Response:

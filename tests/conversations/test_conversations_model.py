@@ -1,6 +1,6 @@
-"""Compares what the store shows after random commands with a model in memory.
+"""Sends random commands, and compares what the store shows with a model in memory.
 
-They must agree after each batch, after Redis was emptied, and after a rebuild of every MongoDB view.
+Store and model must agree after each batch, after Redis was emptied, and after a rebuild of every MongoDB view.
 
     scripts/test tests/conversations                                         two histories, as in CI
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/conversations -m endless  twenty longer ones, from seed 7 on

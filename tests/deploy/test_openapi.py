@@ -9,7 +9,7 @@ def test_the_file_equals_the_document_of_the_code() -> None:
     assert FILE.read_text() == rendered(), "run `scripts/run openapi`, which writes the file"
 
 
-def test_a_path_has_the_methods_of_both_sides() -> None:
+def test_a_path_has_the_methods_of_both_apis() -> None:
     paths = json.loads(FILE.read_text())["paths"]
     assert set(paths["/v1/conversations"]) >= {"get", "post"}
     assert set(paths["/v1/conversations/{conversation_id}"]) >= {"get", "post", "delete"}

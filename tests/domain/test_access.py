@@ -79,7 +79,7 @@ def test_a_new_share_of_a_subject_replaces_the_old_one() -> None:
     given(started(), shared).when(ShareConversation(share=BOB_READS)).then()
 
 
-def test_when_a_share_is_withdrawn_the_others_remain() -> None:
+def test_when_a_share_is_withdrawn_the_other_shares_remain() -> None:
     shared = ConversationShared(shares=(BOB_READS, ALL_READ))
     given(started(), shared).when(UnshareConversation(subject="bob")).then(ConversationUnshared(shares=(ALL_READ,)))
     given(started(), shared).when(UnshareConversation(subject=None)).then(ConversationUnshared(shares=(BOB_READS,)))

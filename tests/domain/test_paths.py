@@ -182,6 +182,6 @@ def test_a_reader_of_a_path_skips_the_versions_of_other_branches() -> None:
     # Since version `active_since`, requests are made on this path.
     active = replace(closed, active_since=90)
     assert (active.newest_version(99), active.newest_version(90)) == (99, 24)
-    # The path leaves branch 0 at an inherited item, so that nothing of branch 0 is read.
+    # The path leaves branch 0 at an inherited item, so nothing of branch 0 is read.
     inherited = replace(segment, branches=(PathBranch(0, 2, 0), PathBranch(20)))
     assert (inherited.newest_version(19), inherited.oldest_version(0)) == (0, 20)

@@ -26,7 +26,7 @@ from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 FREE_TIMEOUT_SECONDS = 90.0
 """Longer than GRACE_SECONDS (45 s).
 
-Removing rows may leave a running reply that its process does not know. This reply locks its conversation for GRACE_SECONDS.
+Removing rows may leave a running reply that no process works on. This reply locks its conversation for GRACE_SECONDS.
 """
 
 CONNECT_TIMEOUT_SECONDS = 30.0

@@ -1,4 +1,4 @@
-"""A process is killed while it writes another answer to a question. `retry` then writes the other answer."""
+"""A process is killed while it writes another answer to a question. `retry` then writes this answer."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""What operators may do to the log. Returned rows are those that the log must still have."""
+"""What operators may do to the log. A returned `Rows` has the rows that the log must still have."""
 
 import random
 from collections.abc import Callable, Sequence

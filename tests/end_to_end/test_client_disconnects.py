@@ -23,7 +23,7 @@ WITH_PROVIDER = True
 
 
 def responses_of(client: OpenAI, conversation_id: str) -> list[Any]:
-    """Newest first, each with its input."""
+    """The responses with their input, newest first."""
     page: Any = client.get(f"/conversations/{conversation_id}/responses", cast_to=object)
     return list(page["data"])
 

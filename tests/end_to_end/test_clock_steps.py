@@ -119,7 +119,7 @@ async def test_replies_of_living_processes_survive_a_clock_step_of_postgres(
     assert await store.longest_delay(API_ALIVE_SECONDS + 1) < RECONNECT_SECONDS
     assert not any(map(store.has_ended, conversations))
 
-    # These processes renewed their leases while the clock was two hours ahead. Others must still take over soon.
+    # The processes renewed their leases while the clock was two hours ahead. New processes must still take over soon.
     for name in (
         "projector",
         "api",

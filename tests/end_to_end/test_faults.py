@@ -171,8 +171,8 @@ async def test_the_views_catch_up_and_equal_the_log_after_each_fault_under_load(
 
 
 def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round]:
-    """The first rounds have each kind of fault once. The next rounds have each other fault once. Then all faults
-    repeat.
+    """The first rounds have each kind of fault once. The next rounds have each of the other faults once. Then
+    all faults repeat.
     """
     rng = random.Random(seed)
     drawn = [rng.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]

@@ -145,7 +145,7 @@ async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
 
 
 @pytest.mark.usefixtures("projector_stopped")
-async def test_while_the_projector_is_stopped_reads_of_views_are_refused_and_a_context_is_answered(
+async def test_a_stopped_projector_makes_reads_of_views_fail_but_not_a_context(
     apis: list[Api],
 ) -> None:
     write, read = apis[0], apis[1].with_options(max_retries=0)

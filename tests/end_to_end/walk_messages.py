@@ -17,7 +17,7 @@ _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 def meanings(messages: Iterable[Json]) -> list[Meaning]:
-    """The meaning of each item. Each tool call of a message is an item, and so is its text."""
+    """The meaning of each item. Each tool call of a message is an item. The text of a message is another item."""
     return [meaning for message in messages for meaning in _meanings_of(message)]
 
 

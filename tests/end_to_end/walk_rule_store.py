@@ -30,7 +30,7 @@ from tests.end_to_end.walk_plan import PlannedRequest, Round
 
 
 class RuleStore:
-    """Answers requests, and keeps the events. Subclasses break a rule.
+    """Answers requests, and keeps the events. Subclasses may break a rule.
 
     `first_listed`: the number of the request that makes its conversation listed.
     """

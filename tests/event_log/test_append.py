@@ -56,7 +56,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
             await events.append(pin)
             for n in range(5):
                 proxy.lose_commits(1)
-                # A command that names an item is decided under the lock, with the others of its conversation.
+                # A command that names an item is decided under the lock, with the other commands of its conversation.
                 pins = [pin] if locked else []
                 answers = await asyncio.gather(
                     *(
@@ -171,7 +171,7 @@ def test_both_times_of_a_repeated_hour_are_stored_in_utc() -> None:
         assert local.recorded_at.utcoffset() == timedelta(0)
 
 
-async def test_refused_commands_of_a_batch_do_not_stop_the_others(events: EventLog, log: Log) -> None:
+async def test_refused_commands_of_a_batch_do_not_stop_its_other_commands(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         events.append(request(conversation_id, append_texts("a"))),
@@ -199,7 +199,7 @@ async def test_a_command_that_postgres_rejects_fails_alone(events: EventLog, log
     assert texts(log, conversation_id) == ["a", "c"]
 
 
-async def test_a_full_share_of_the_queue_refuses_more_but_appends_queued_commands(events: EventLog, log: Log) -> None:
+async def test_when_a_tenants_share_of_the_queue_is_full_more_commands_are_refused(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(2 * MAX_QUEUED_COMMANDS)),

@@ -483,7 +483,7 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
 )
 """The stored bytes of EXTENDED. FROZEN has the bytes of EXAMPLES, by topic.
 
-If a line changes, stored events of that type may become unreadable.
+If a line changes, stored events of its type may become unreadable.
 """
 
 

@@ -151,7 +151,7 @@ async def test_followers_miss_nothing_when_a_commit_takes_a_second(
         assert follower.seen == positions(log)
 
 
-async def test_followers_do_miss_events_inserted_without_the_append_lock(settings: Settings, log: Log) -> None:
+async def test_followers_miss_events_that_are_inserted_without_the_append_lock(settings: Settings, log: Log) -> None:
     """Shows that the test above can fail."""
     with (
         delaying_proxy(settings.postgres_url) as proxy,

@@ -119,7 +119,7 @@ async def test_after_a_deletion_only_the_key_of_the_deletion_repeats_its_answer(
     assert (await events.append(request(conversation_id, DeleteConversation(), **with_key("deleted")))).replayed
 
 
-async def test_no_answer_is_repeated_from_a_conversation_no_longer_shared(
+async def test_no_answer_is_repeated_from_a_conversation_that_is_no_longer_shared(
     events: EventLog,
 ) -> None:
     conversation_id = await start(events)

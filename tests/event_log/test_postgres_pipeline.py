@@ -54,7 +54,7 @@ async def test_concurrent_calls_get_their_own_results(pipeline: PostgresPipeline
     assert await outcomes(*(call(pipeline, number) for number in (1, 2, 4, 5))) == [100, 50, 25, 20]
 
 
-async def test_a_call_that_fails_does_not_stop_the_others(pipeline: PostgresPipeline) -> None:
+async def test_a_call_that_fails_does_not_stop_other_calls(pipeline: PostgresPipeline) -> None:
     division = psycopg.errors.DivisionByZero
     assert await outcomes(*(call(pipeline, number) for number in (1, 0, 2, 0, 4))) == [100, division, 50, division, 25]
 

@@ -167,7 +167,9 @@ async def test_streams_of_more_rows_than_a_page_are_read(settings: Settings, log
     assert all(texts(log, conversation_id)[-1] == "last" for conversation_id in conversation_ids)
 
 
-async def test_an_unreadable_conversation_does_not_stop_the_others_in_its_batch(settings: Settings, log: Log) -> None:
+async def test_an_unreadable_conversation_does_not_stop_other_commands_of_its_batch(
+    settings: Settings, log: Log
+) -> None:
     async with open_log(settings.postgres_url) as events:
         readable, unreadable, headless = [await start(events) for _ in range(3)]
         for conversation_id in (unreadable, headless):

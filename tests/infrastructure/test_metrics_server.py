@@ -61,7 +61,7 @@ async def test_head_is_answered_without_a_body() -> None:
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "application/json", b"")
 
 
-async def test_after_the_block_the_port_is_free() -> None:
+async def test_the_port_is_free_after_the_server_has_ended() -> None:
     before = asyncio.all_tasks()
     async with serve_metrics(Metrics(), 0, lambda: PASSED) as port:
         with closing(create_connection(("127.0.0.1", port))):

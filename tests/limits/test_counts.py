@@ -69,7 +69,7 @@ class Process:
 async def processes(
     url: str, limit: int, number: int = 2, *, wait_seconds: float = 10.0, answer_seconds: float = 10.0
 ) -> AsyncIterator[list[Process]]:
-    """Opens processes that share their counts. By default they wait long for Redis, for slow machines."""
+    """Opens processes that share their counts. By default they wait up to 10 s for Redis, because a machine may be slow."""
     async with AsyncExitStack() as stack:
         opened: list[Process] = []
         for _ in range(number):

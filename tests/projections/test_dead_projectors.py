@@ -1,6 +1,6 @@
 """When a projector counts as dead, and when it is ready.
 
-Other projectors decide by their own clocks, never by the clock of Postgres.
+Other projectors measure its silence with their own clocks, and not with the clock of Postgres.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ async def test_a_dead_projector_loses_its_partitions_after_alive_seconds(
     assert len((await observer.renew()).leases) == PARTITIONS
 
 
-async def test_no_projector_is_replaced_after_failed_renewals(world: World) -> None:
+async def test_a_projector_whose_renewals_fail_takes_no_other_projectors_partitions(world: World) -> None:
     clock = ManualClock()
     dead, observer = Leases(world.pool, mint_uuid()), Leases(world.pool, mint_uuid(), clock)
     await renew_all([dead, observer])

@@ -41,7 +41,7 @@ async def test_two_projectors_on_the_same_views_write_nothing_twice(write: Write
     await world.catch_up()
     stop.set()
     await asyncio.gather(*running)
-    assert await world.matches_log_but_may_lack_snapshots()  # a snapshot may be missing after a takeover, but never old
+    assert await world.matches_log_but_may_lack_snapshots()  # a takeover may lose a snapshot
 
 
 async def test_a_batch_that_another_projector_wrote_cannot_be_written_again(write: Writer, world: World) -> None:

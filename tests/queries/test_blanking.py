@@ -129,7 +129,7 @@ DELETED_BY: dict[str, Deleted] = {
     "summary": Deleted(summaries=frozenset({7})),
     "conversation": Deleted(conversation=True),
 }
-"""For each `Part` of `domain/content.py`, a deletion after which it is blanked."""
+"""For each `Part` of `domain/content.py`, a deletion after which the part is blanked."""
 
 
 def recorded(event: Event) -> Recorded:
@@ -266,7 +266,7 @@ async def test_changes_to_the_copy_of_a_deleted_item_are_blanked_on_any_page(
         assert SECRET in str(await events_of(api, conversation_id, AUDITOR, after=after))
 
 
-async def test_a_fork_of_a_fork_blanks_what_the_fork_retracted(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_a_fork_of_a_fork_blanks_what_its_origin_retracted(api: httpx.AsyncClient, write: Writer) -> None:
     origin = await write.start()
     [item_id] = await write.append(origin, "original")
     item = KnownItem(inherited=True, depth=1)

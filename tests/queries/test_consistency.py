@@ -303,7 +303,7 @@ async def test_a_view_is_not_read_while_it_is_being_rebuilt(
     assert [answer.status_code for answer in rebuilt] == [200] * 3
 
 
-async def test_a_view_that_is_reset_after_the_read_started_is_a_503(
+async def test_a_read_whose_view_is_reset_meanwhile_is_a_503(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

@@ -1,4 +1,4 @@
-"""Deleted content is in no model request, and in no answer except the audit trail. Restored content is shown again."""
+"""Deleted content is not sent to a model, and not shown at the newest version. Restored content is shown again."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -20,7 +20,7 @@ async def _entries(store: Store, path: str) -> tuple[list[tuple[Any, ...]], Any]
     ]
 
 
-async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_count_it(store: Store) -> None:
+async def test_lists_filter_and_count_feedback_that_was_given_changed_or_withdrawn(store: Store) -> None:
     conversation_id = await create_conversation(store.commands)
     [first, second] = await store.add(conversation_id, "alpha", "beta")
     response = await create_response(store.commands, "one", conversation=conversation_id)
@@ -81,7 +81,7 @@ async def test_feedback_is_given_changed_and_withdrawn_and_lists_filter_and_coun
     await store.in_every_state(check, rebuild=True)
 
 
-async def test_the_last_of_simultaneous_feedback_changes_counts(
+async def test_the_last_of_two_simultaneous_feedback_commands_takes_effect(
     store: Store,
 ) -> None:
     conversation_id = await create_conversation(store.commands)

@@ -1,4 +1,4 @@
-"""Both APIs in this process behind one app. GET goes to the read API, the rest to the write API."""
+"""Both APIs in this process behind one app. GET goes to the read API, other methods to the write API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection

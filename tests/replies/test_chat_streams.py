@@ -92,7 +92,7 @@ def fields_of(completion: Any) -> dict[str, Any]:
     return {"content": None if found.keys() & {"tool_calls", "function_call", "refusal"} else "", **found}
 
 
-async def test_the_sdk_reads_every_kind_of_answer_whole_and_streamed(
+async def test_the_sdk_reads_each_answer_whole_and_streamed(
     store: tuple[BothApis, str], provider: ScriptedProvider
 ) -> None:
     both, provider_api = store

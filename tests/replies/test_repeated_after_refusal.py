@@ -1,4 +1,4 @@
-"""A provider refuses a request as too long. If items may be left out, the store sends a shorter one, and learns the window."""
+"""A provider refuses a request as too long. If items may be left out, the store sends a shorter request, and learns the window."""
 
 import json
 from collections.abc import AsyncIterator, Iterator

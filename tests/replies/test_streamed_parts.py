@@ -81,7 +81,7 @@ RESPONSES: list[tuple[Script, list[Any]]] = [
 
 
 def content_of(item: dict[str, Any]) -> Any:
-    """A message's content without the SDK's field, or the texts of a reasoning item."""
+    """A message's content without the field `parsed`, or the texts of a reasoning item."""
     if item["type"] == "message":
         return [{name: value for name, value in part.items() if name != "parsed"} for part in item["content"]]
     if item["summary"]:

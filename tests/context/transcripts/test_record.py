@@ -184,7 +184,7 @@ class Chat:
         return item_id, item
 
     def _base(self, messages: Sequence[Json], matched: int) -> TranscriptBase | None:
-        """The newest request that begins with the same message, and how many of its first messages are the same. None if there is none."""
+        """The newest request that begins with the same message, and how many of its first messages are the same. None if no request does."""
         for conversation_id, response_id, sent in reversed(self.requests):
             count = 0
             while count < min(len(sent), matched) and encoded(sent[count]) == encoded(messages[count]):
@@ -344,7 +344,7 @@ def test_the_message_of_a_deleted_item_is_rendered_empty() -> None:
     assert messages_of(rendered(chat, requested)) == chat.sent()
 
 
-def test_later_requests_leave_out_what_only_a_deleted_record_had() -> None:
+def test_a_later_request_leaves_out_content_that_only_a_deleted_request_recorded() -> None:
     chat = Chat()
     chat.request([user("Q1")])
     chat.answer([text("A1")])
