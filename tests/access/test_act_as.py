@@ -16,7 +16,7 @@ def named(*values: bytes) -> Headers:
     return Headers(raw=[(b"x-subject", value) for value in values])
 
 
-def test_a_credential_with_act_as_acts_for_the_user_whom_it_names() -> None:
+def test_the_scope_act_as_lets_a_credential_act_for_the_named_user() -> None:
     backend = principal("read", "write", "reply", "act_as")
     assert acting_as(backend, named("Zoë@example.org".encode())) == Principal(
         "acme", "Zoë@example.org", frozenset({"read", "write", "reply"}), "key_1"
@@ -35,18 +35,18 @@ def test_a_named_user_gets_at_most_read_write_and_reply(scopes: tuple[Scope, ...
     assert acting_as(principal(*scopes), named(b"ada")).scopes == left
 
 
-def test_without_the_header_a_credential_acts_for_itself() -> None:
+def test_a_credential_without_the_header_acts_for_itself() -> None:
     backend = principal("read", "admin", "act_as")
     assert acting_as(backend, Headers()) is backend
 
 
-def test_without_the_scope_no_user_can_be_named() -> None:
+def test_no_user_can_be_named_without_the_scope_act_as() -> None:
     for name in (b"ada", b"backend", b""):
         with pytest.raises(NotPermitted, match="act_as"):
             acting_as(principal("read", "write", "reply", "audit", "admin"), named(name))
 
 
-def test_without_a_login_users_can_be_named_too() -> None:
+def test_a_user_can_be_named_without_a_login() -> None:
     assert acting_as(ANONYMOUS, named(b"ada")).subject == "ada"
 
 

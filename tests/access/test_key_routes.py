@@ -185,7 +185,7 @@ async def test_an_invalid_credential_is_a_401_and_is_not_shown(settings: Setting
     assert Log(settings.postgres_url).count() == 0
 
 
-async def test_a_backend_with_act_as_acts_for_its_users(settings: Settings, apis: KeyedApis) -> None:
+async def test_the_scope_act_as_lets_a_backend_act_for_its_users(settings: Settings, apis: KeyedApis) -> None:
     backend = store_new_key(settings.postgres_url, subject="backend", scopes=["read", "write", "reply", "act_as"])
     for subject in ("ada", "Zoë"):
         headers = {"x-subject": subject.encode()}

@@ -108,7 +108,7 @@ async def test_only_the_owner_and_an_admin_see_all_shares(
     assert await shares_of(http, path, headers_of("zoe")) == [everything[2]]
 
 
-async def test_only_the_owner_and_an_admin_share_and_withdraw(apis: BothApis) -> None:
+async def test_only_the_owner_and_an_admin_can_change_shares(apis: BothApis) -> None:
     http = apis.http
     path = await create(http)
     await http.post(path, json={"with": {"subject": "ben"}, "role": "writer"}, headers=ANN)

@@ -113,7 +113,7 @@ async def test_a_transcript_continues_in_a_fork_while_a_reply_runs_after_the_sam
         assert path(log, conversation) == contents(longer)
 
 
-async def test_in_a_fork_a_transcript_can_depart_at_an_inherited_item(
+async def test_a_transcript_in_a_fork_can_depart_at_an_inherited_item(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = numbered

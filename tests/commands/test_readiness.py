@@ -43,7 +43,7 @@ def read_only(settings: Settings) -> Iterator[None]:
             connection.execute(disconnect)
 
 
-async def test_while_postgres_is_read_only_the_command_api_is_not_ready(
+async def test_the_command_api_is_not_ready_while_postgres_is_read_only(
     api: httpx.AsyncClient, settings: Settings
 ) -> None:
     await until_ready_is(api, 200, READY, 5)
@@ -52,7 +52,7 @@ async def test_while_postgres_is_read_only_the_command_api_is_not_ready(
     await until_ready_is(api, 200, READY, 10)
 
 
-async def test_after_a_refused_append_the_command_api_is_not_ready(api: httpx.AsyncClient, settings: Settings) -> None:
+async def test_the_command_api_is_not_ready_after_a_refused_append(api: httpx.AsyncClient, settings: Settings) -> None:
     await until_ready_is(api, 200, READY, 5)
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute(

@@ -104,7 +104,7 @@ async def test_a_stream_has_the_events_in_the_official_order(api: httpx.AsyncCli
     assert log.topics(conversation_id)[-1] == "reply.completed"
 
 
-async def test_a_reply_without_a_conversation_gets_an_unlisted_one(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_reply_without_a_conversation_gets_an_unlisted_conversation(api: httpx.AsyncClient, log: Log) -> None:
     body = (await post_response(api, "hi")).json()
     started = log.events(body["conversation"]["id"])[0]
     assert getattr(started, "listed") is False  # noqa: B009
@@ -189,9 +189,7 @@ async def test_a_parameter_that_cannot_be_accepted_is_a_400_that_names_it(api: h
     assert log.count() == 0
 
 
-async def test_concurrent_replies_take_turns_and_appends_between_them_are_not_lost(
-    api: httpx.AsyncClient, log: Log
-) -> None:
+async def test_concurrent_replies_take_turns_and_lose_no_append(api: httpx.AsyncClient, log: Log) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
 

@@ -36,7 +36,7 @@ async def test_a_handshake_without_a_valid_credential_is_refused_with_an_http_an
         assert json.loads(answer.body)["error"]["type"] == "authentication_error"
 
 
-async def test_after_the_token_expires_the_next_message_closes_the_socket(served: ServedApi) -> None:
+async def test_a_message_after_the_token_has_expired_closes_the_socket(served: ServedApi) -> None:
     ends_at = int(time.time()) + 3
     async with served.socket(Authorization=bearer(exp=ends_at)) as client:
         assert (await response_to(client))["status"] == "completed"
@@ -45,7 +45,7 @@ async def test_after_the_token_expires_the_next_message_closes_the_socket(served
         assert await closed_with(client) == (1008, "The credential is not valid any more.")
 
 
-async def test_without_the_scope_reply_each_message_is_a_403(served: ServedApi) -> None:
+async def test_each_message_is_a_403_without_the_scope_reply(served: ServedApi) -> None:
     async with served.socket(Authorization=bearer(scope="read write")) as client:
         for _ in range(2):
             assert await error_to(client) == (403, "missing_scope", None)

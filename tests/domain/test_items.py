@@ -59,7 +59,7 @@ OUTPUT_TEXT = {"type": "output_text", "text": TEXT, "annotations": []}
         {"type": "message", "role": "assistant", "status": "completed", "content": [OUTPUT_TEXT]},
     ],
 )
-def test_a_plain_message_is_the_same_after_in_short_and_in_full(item: dict[str, Any]) -> None:
+def test_a_plain_message_survives_in_short_and_in_full(item: dict[str, Any]) -> None:
     text, form = in_short(item)
     assert isinstance(text, str)
     assert as_stored(in_full(text, form)) == as_stored(item)

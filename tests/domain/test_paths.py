@@ -161,7 +161,7 @@ def test_later_and_deeper_items_of_the_origin_are_not_on_the_path_of_a_fork() ->
     assert Path((origin,)).end == origin
 
 
-def test_up_to_never_makes_a_segment_longer() -> None:
+def test_the_method_up_to_makes_no_segment_longer() -> None:
     segment = PathSegment("a", 9, (PathBranch(0, 2, 2), PathBranch(3, 6, 8)))
     assert segment.up_to(8) == segment
     assert segment.up_to(6) == segment

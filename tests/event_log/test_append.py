@@ -79,7 +79,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_and_not_repeated(
     assert log.versions(conversation_id) == list(range(1, 24))
 
 
-async def test_with_connections_cut_at_random_nothing_is_lost_or_appended_twice(
+async def test_random_cuts_of_connections_lose_and_repeat_no_append(
     events: EventLog, settings: Settings, log: Log
 ) -> None:
     conversation_id = await start(events)
@@ -199,7 +199,7 @@ async def test_a_command_that_postgres_rejects_fails_alone(events: EventLog, log
     assert texts(log, conversation_id) == ["a", "c"]
 
 
-async def test_when_a_tenants_share_of_the_queue_is_full_more_commands_are_refused(events: EventLog, log: Log) -> None:
+async def test_a_tenant_whose_share_of_the_queue_is_full_gets_refusals(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
         *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(2 * MAX_QUEUED_COMMANDS)),

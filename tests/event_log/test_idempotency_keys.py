@@ -89,7 +89,7 @@ async def test_expired_keys_are_deleted_when_a_process_starts(settings: Settings
         await eventually(lambda: log.rows("SELECT count(*) FROM idempotency_keys") == [(0,)])
 
 
-async def test_with_a_wrong_clock_no_key_is_deleted_early_or_kept_for_ever(settings: Settings, log: Log) -> None:
+async def test_a_wrong_clock_deletes_no_key_early_and_keeps_none_for_ever(settings: Settings, log: Log) -> None:
     keep, week = timedelta(days=1), timedelta(days=7)
     with Datastore(settings.postgres_url) as datastore:
         recorder = ConversationRecorder(datastore)

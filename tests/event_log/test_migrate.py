@@ -16,7 +16,7 @@ def test_migrating_again_applies_nothing(settings: Settings) -> None:
     assert migrate(settings.postgres_url) == []
 
 
-def test_superseded_forms_of_append_at_once_do_not_exist(log: Log) -> None:
+def test_superseded_forms_of_the_function_append_at_once_do_not_exist(log: Log) -> None:
     functions = log.rows(
         "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'append_at_once' ORDER BY pronargs"
     )
@@ -24,7 +24,7 @@ def test_superseded_forms_of_append_at_once_do_not_exist(log: Log) -> None:
     assert ["prefix_rows" in arguments for (arguments,) in functions] == [False, True]
 
 
-def test_unknown_migrations_are_an_error_that_names_the_newest(
+def test_the_error_for_unknown_migrations_names_the_newest_migration(
     settings: Settings,
 ) -> None:
     unknown = ["9998_next.sql", "9999_after_next.sql"]

@@ -265,7 +265,7 @@ async def test_prefixes_of_paths_without_the_retracted_item_stay(
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32])
-async def test_number_in_state_reads_a_number_unless_the_event_is_compressed(
+async def test_the_function_number_in_state_reads_numbers_of_uncompressed_events(
     events: EventLog, log: Log, number: int
 ) -> None:
     event = ItemRetracted(item_id=mint("msg"), branch=number, depth=number // 2, inherited=True)

@@ -353,7 +353,7 @@ async def open_api() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_without_a_login_every_credential_is_let_in(
+async def test_every_credential_is_let_in_without_a_login(
     open_api: httpx.AsyncClient,
 ) -> None:
     sent: list[dict[str, Any]] = [{}, {"Authorization": "Bearer any"}, {"Authorization": "Basic x"}]

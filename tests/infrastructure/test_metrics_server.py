@@ -45,7 +45,7 @@ async def test_a_process_that_is_not_ready_is_live() -> None:
     assert (await request("/health/live", checks={"views": False})).status_code == 200
 
 
-async def test_another_path_is_a_404_in_the_shape_of_our_errors() -> None:
+async def test_an_unknown_path_is_a_404_in_the_shape_of_our_errors() -> None:
     answer = await request("/")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
 

@@ -14,7 +14,7 @@ def test_without_authentication_a_process_may_listen_on_loopback(host: str) -> N
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
-def test_without_authentication_any_other_address_is_refused(host: str) -> None:
+def test_without_authentication_an_address_other_than_loopback_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="AUTH_MODE=none"):
         Settings(host=host)
 

@@ -51,7 +51,7 @@ async def test_a_valid_token_names_tenant_subject_and_scopes() -> None:
         ("readwrite", set()),
     ],
 )
-async def test_scopes_are_words_or_a_list_and_unknown_ones_are_ignored(scope: Any, scopes: set[str]) -> None:
+async def test_scopes_are_words_or_a_list_and_unknown_scopes_are_ignored(scope: Any, scopes: set[str]) -> None:
     assert (await verifier().principal_of(token(scope=scope))).scopes == scopes
 
 

@@ -159,7 +159,7 @@ async def test_a_process_that_stops_gives_back_what_it_has_not_used(settings: Se
         assert all(await asyncio.gather(*(other.begin_reply() for _ in range(1_000))))
 
 
-async def test_what_redis_counts_expires_after_a_minute(settings: Settings, server: Redis) -> None:
+async def test_a_count_in_redis_expires_after_a_minute(settings: Settings, server: Redis) -> None:
     async with processes(settings.redis_url, 10) as [process, _]:
         await send([process], 10)
         await asyncio.sleep(0.05)

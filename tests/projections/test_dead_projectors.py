@@ -20,7 +20,7 @@ from tests.projections.world import World
 from tests.queries.writer import Writer
 
 
-async def test_an_observer_that_was_frozen_takes_no_partition_of_a_living_projector(
+async def test_a_projector_that_was_frozen_takes_no_partition_of_a_living_projector(
     world: World,
 ) -> None:
     clock = ManualClock()

@@ -149,7 +149,7 @@ async def test_a_broken_snapshot_is_made_again(
     assert await world.matches_log()
 
 
-async def test_redis_out_of_memory_refuses_a_snapshot_made_from_the_log(
+async def test_a_redis_without_free_memory_refuses_a_snapshot_made_from_the_log(
     write: Writer, world: World, admin: Redis
 ) -> None:
     conversation = await write.start("one")

@@ -219,7 +219,7 @@ async def test_the_command_names_an_event_that_still_cannot_be_applied(
         (("--conversation", f"conv_{0:032x}"), 1),
     ],
 )
-async def test_wrong_arguments_and_unknown_conversations_have_their_exit_status(
+async def test_wrong_arguments_exit_with_status_2_and_unknown_conversations_with_1(
     arguments: tuple[str, ...], status: int, world: World, tmp_path: Path
 ) -> None:
     assert _run(world, tmp_path, *arguments).returncode == status

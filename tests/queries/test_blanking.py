@@ -180,7 +180,7 @@ def test_a_field_is_blanked_if_its_part_is_deleted(event: Event) -> None:
         assert SECRET not in str(data[name]), name
 
 
-def test_given_one_deleted_item_then_the_other_items_of_the_event_stay() -> None:
+def test_a_deleted_item_does_not_blank_the_other_items_of_the_event() -> None:
     requested = shown(EVENTS[4], Deleted(ids=frozenset({"msg_2"})))
     assert requested["blanked"] == ["input[1].item"]
     assert requested["data"]["input"][1] == {"item_id": "msg_2", "item": None, "copy_of": None}
@@ -285,7 +285,7 @@ async def test_a_fork_of_a_fork_blanks_what_its_origin_retracted(api: httpx.Asyn
     assert blanked_names(events) == {2: ["transcript.parts[0].changes"], 3: ["comment"]}
 
 
-async def test_given_a_deleted_response_then_its_parameters_input_and_output_are_blanked(
+async def test_the_parameters_input_and_output_of_a_deleted_response_are_blanked(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("stays")

@@ -87,7 +87,9 @@ async def test_a_cursor_that_is_unknown_or_of_another_conversation_is_refused(
             assert answer.json()["error"]["param"] == param
 
 
-async def test_as_of_lists_the_items_of_a_version(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
+async def test_the_parameter_as_of_lists_the_items_of_a_version(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
     conversation_id = await write.start("a", "b")  # versions 1 to 3
     [third] = await write.append(conversation_id, "c")  # 4
     await write.retract(conversation_id, third)  # 5

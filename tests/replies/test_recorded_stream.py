@@ -165,7 +165,9 @@ def test_the_output_of_a_reply_whose_process_died_is_read_from_its_events(parts:
 
 @sixty
 @given(answers, st.data())
-def test_the_record_of_a_dead_process_has_the_events_clients_saw(parts: list[StreamPart], data: st.DataObject) -> None:
+def test_the_record_of_a_dead_process_has_the_events_that_clients_saw(
+    parts: list[StreamPart], data: st.DataObject
+) -> None:
     """The process may have died after any event. The record may lack the last `.added` and `.done` events."""
     stream = live_events(parts, Output())
     cut = data.draw(st.integers(2, len(stream)))

@@ -193,7 +193,7 @@ async def test_with_truncation_disabled_the_refusal_is_the_answer(
         assert len(provider.requests) == 3
 
 
-async def test_if_the_refusal_names_no_window_at_most_three_quarters_are_sent(
+async def test_at_most_three_quarters_are_sent_if_the_refusal_names_no_window(
     settings: Settings, provider: ScriptedProvider
 ) -> None:
     provider.script = with_window(2_000, "Please reduce the length of the messages or completion.")

@@ -50,7 +50,7 @@ async def test_a_line_end_that_comes_in_two_chunks_is_one_line_end(
     assert joined(await parts_of(chat)) == [(MESSAGE, "a")]
 
 
-async def test_a_stream_with_crlf_line_ends_comments_and_characters_in_two_chunks_is_read(
+async def test_comments_and_characters_that_come_in_two_chunks_are_read(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     event = json.dumps({"choices": [{"delta": {"content": "Grüße 🙂"}}]}, ensure_ascii=False).encode()
