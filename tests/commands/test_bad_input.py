@@ -312,7 +312,7 @@ OTHER_TYPES = [
     "text/plain, application/json",
     "json",
 ]
-"""Not JSON. A web page can send some of these without a CORS preflight."""
+"""Not JSON. A web page can send some of these types without a CORS preflight."""
 
 
 async def send_as(api: httpx.AsyncClient, path: str, content: bytes, *content_types: str | None) -> httpx.Response:

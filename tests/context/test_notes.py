@@ -331,7 +331,7 @@ def test_any_items_become_a_request_that_the_api_takes(
 ) -> None:
     """For the Responses API, the model always lacks `other_items`, `audio` and `reasoning`.
 
-    Drawn items and parts that need one of these may be malformed, and would be sent unchanged.
+    Drawn items and parts that need one of these abilities may be malformed, and would be sent unchanged.
     """
 
     @settings(max_examples=examples, deadline=None)

@@ -40,7 +40,7 @@ LEFT_BY_REMOVED_ROWS = {
     (SNAPSHOTS, "different"),
     (KEYS, "different"),
 }
-"""`verify` may report these after rows were removed by hand, because other tables still name the rows."""
+"""`verify` may report these differences after rows were removed by hand, because other tables still name the rows."""
 
 LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")
 """A projector was killed after it wrote a snapshot and before it stored its position. Nobody reads this snapshot."""

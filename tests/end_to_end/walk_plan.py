@@ -53,8 +53,8 @@ class Answer(Struct, frozen=True):
 class PlannedRequest(Struct, frozen=True, kw_only=True):
     """A request of the plan. `messages`: sent after `instructions`. `api`: the process that it is sent to.
 
-    `name`: the client's own name of the conversation. `echoes`: the number of an earlier request, whose
-    conversation this request names by its id.
+    `name`: the client's own name of the conversation. `echoes`: the number of an earlier request. This
+    request names the conversation of the earlier request by its id.
     """
 
     number: int

@@ -129,8 +129,7 @@ async def test_uncached_and_unknown_conversations_are_read_together(settings: Se
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # Unknown conversations are not cached. They are read twice more: when their streams are looked for again, and when
-    # their commands are refused.
+    # Unknown conversations are not cached, so they are read two more times.
     assert (counts.locked, counts.inserted, counts.reads) == (0, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)

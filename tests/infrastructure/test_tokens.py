@@ -159,7 +159,7 @@ async def test_an_algorithm_needs_a_secret_that_is_long_enough() -> None:
     for length, accepted in ((32, ["HS256"]), (48, ["HS256", "HS384"]), (64, ["HS256", "HS384", "HS512"])):
         secret = SECRET[:length]
         for algorithm in ("HS256", "HS384", "HS512"):
-            # PyJWT warns about a short secret, so a refused token is signed with the long one.
+            # PyJWT warns about a short secret, so a refused token is signed with the long secret.
             if algorithm in accepted:
                 assert await verifier(auth_secret=secret).principal_of(token(secret, algorithm))
             else:

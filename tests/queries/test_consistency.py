@@ -162,7 +162,7 @@ async def test_reads_are_verified_again_soon_after_postgres_is_available(
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    # No idle connection of the pool may cause an unverified read later.
+    # Opens connections of the pool. None of the connections may cause an unverified read later.
     await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
     await postgres.cut()
     assert (await cut_api.get(path_of(conversation_id))).headers["x-consistency"] == "unverified"
