@@ -24,7 +24,7 @@ class ModelItem(Struct, eq=False):
 
     @property
     def path(self) -> "list[ModelItem]":
-        """The items that lead to this one, and this one. Includes deleted items."""
+        """All items from the first one to this one, deleted items too."""
         path, item = [self], self.parent
         while item is not None:
             path.insert(0, item)

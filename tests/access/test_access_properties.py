@@ -31,10 +31,10 @@ WORD = re.compile(r"\bw\d+x\b")
 LIMIT = "limit=100&order=asc"
 LAGGING = 503
 MAX_LAGGING_READS = 30
-"""Each of these reads may wait two seconds. More would wait for connections."""
+"""Each of these reads may wait two seconds."""
 
 Step = tuple[str, int, int, int]
-"""(kind, number of the user, two numbers that choose the target)."""
+"""(kind, number of the user, two numbers that the step uses)."""
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ class History:
         return (item for conversation in self._model.conversations for item in conversation.items)
 
     async def check(self, *, lagging: bool = False) -> None:
-        """Reads as each user. With `lagging`, a read may answer 503 after a wait. Then only some reads are tried."""
+        """Reads as everybody. With `lagging`, tries only some reads, and a read may answer 503."""
         users = [*self._users, self._admin, self._stranger]
         checks = [self._list_check(principal, lagging=lagging) for principal in users]
         checks += [
@@ -330,7 +330,7 @@ first_steps = st.just([("create", 0, 0, 0), ("reply", 0, 0, 0), ("create", 1, 0,
 
 
 async def run(settings: Settings, provider: ScriptedProvider, before: list[Step], lagged: list[Step]) -> None:
-    """Checks after `before`, while the views lag behind `lagged`, and after a rebuild of the views."""
+    """Checks after the steps `before`, then while the views lag, then after a rebuild of the views."""
     settings = settings.model_copy(
         update={"openai_base_url": provider.url, "default_model": "scripted", "model_window": 50_000}
     )

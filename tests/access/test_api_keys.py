@@ -1,4 +1,4 @@
-"""API keys in memory: which are accepted, how soon, and how many statements this costs."""
+"""API keys in memory: which keys are accepted, how soon changes take effect, and how many statements are sent."""
 
 import asyncio
 import secrets
@@ -96,7 +96,7 @@ async def test_a_wrong_or_malformed_key_is_refused_and_not_shown(settings: Setti
     assert (await keys.principal_of(key.secret)).key_id == key.id
 
 
-async def test_only_the_right_secret_learns_that_its_key_expired_or_was_revoked(
+async def test_an_error_says_expired_or_revoked_only_for_the_right_secret(
     settings: Settings, keys: ApiKeys
 ) -> None:
     expired, revoked = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
@@ -172,7 +172,7 @@ async def test_known_keys_cost_no_statement_and_unknown_keys_cost_few(settings: 
         seconds = time.monotonic() - started
         assert len(count.statements) - before <= seconds + 2  # only the statements of the poll
         before, started = len(count.statements), time.monotonic()
-        for _ in range(20):  # each waits for the next read of the changes
+        for _ in range(20):  # each round waits for a new read of the changes
             flood = [keys.principal_of(new_test_key().secret) for _ in range(100)]
             refusals = {str(error) for error in await asyncio.gather(*flood, return_exceptions=True)}
             assert refusals == {"The API key is not valid in this store."}
@@ -213,7 +213,7 @@ async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres
         await keys.principal_of(key.secret)
 
 
-async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
+async def test_after_a_restore_only_the_keys_of_the_backup_work(settings: Settings, keys: ApiKeys) -> None:
     """The backup was made before the first key was revoked and before the second key was made."""
     first = store_new_key(settings.postgres_url)
     await keys.principal_of(first.secret)
@@ -241,7 +241,7 @@ async def test_a_key_whose_row_is_deleted_is_refused_after_a_full_read(settings:
         await keys.principal_of(other.secret)
 
 
-async def test_the_last_use_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
+async def test_the_last_use_of_a_key_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
     used, unused, late = (store_new_key(settings.postgres_url) for _ in range(3))
     log = Log(settings.postgres_url)
 

@@ -70,7 +70,7 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
             stack.callback(process.wait, 30)
             running.append(process)
             urls.append(f"http://127.0.0.1:{variables['PORT']}")
-        # Callbacks run in reverse order, so both processes are terminated before one is waited for.
+        # Callbacks run in reverse order. Both processes are terminated before the first wait.
         for process in running:
             stack.callback(process.terminate)
         for url in urls:
@@ -106,7 +106,7 @@ async def check_use(
     used = random.Random(17).sample(keys, sample)
 
     async def statements(work: Awaitable[object]) -> tuple[float, float]:
-        """(seconds, statements of both processes) of `work`."""
+        """Runs `work`. Returns (seconds, statements of both processes)."""
         before, started = len(count.statements), time.monotonic()
         await work
         return time.monotonic() - started, len(count.statements) - before

@@ -25,7 +25,7 @@ from tests.servers import ROOT, wait_until
 from tests.system import System
 
 CONTENT = "plantedword"
-"""Everything that people write contains this word."""
+"""This word stands for what people write."""
 
 PROVIDER_KEY, AUTH_SECRET = "sk-planted0provider0key0", "planted0auth0secret0of0thirty0two0bytes"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkIjoidG9rZW4ifQ.cGxhbnRlZHNpZ25hdHVyZQ"
@@ -107,7 +107,7 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
     )
     assert created.status_code == 200, created.text
     conversation = created.json()["id"]
-    # Another body for the same key, no JSON, a wrong content type, a wrong field, and a filter.
+    # Another body with the same idempotency key, invalid JSON, a wrong content type, a wrong field, and a filter.
     assert client.post("/v1/conversations", headers=headers, json={"title": f"{CONTENT} 2"}).status_code == 422
     as_json, as_text = ({**bearer(key), "content-type": sent} for sent in ("application/json", f"text/{CONTENT}"))
     assert client.post("/v1/conversations", headers=as_json, content=f'{{"{CONTENT}'.encode()).status_code == 400

@@ -1,4 +1,4 @@
-"""The answers that most recipes get, and how the store shows their messages. `test_chat_clients.py` has the exceptions."""
+"""The answers that most recipes get, and the items that the store then shows. `test_chat_clients.py` has the exceptions."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A proxy between a client and the store. Keeps each request that has a body, with the status of its answer."""
+"""A proxy between a client and the store. Keeps each request that has a body."""
 
 import http.client
 import json

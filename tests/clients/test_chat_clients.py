@@ -1,4 +1,4 @@
-"""Client libraries that use Chat Completions. The client keeps the messages, and always sends all of them."""
+"""Client libraries that use Chat Completions. The client keeps the messages, and sends all messages with each request."""
 
 import json
 import re
@@ -20,7 +20,7 @@ ANSWER = re.compile(
     r"You have not told me\.|Your name is Ada\.|I was shown \d+ messages\.|The tool says: sunny in Paris\."
 )
 _OF_THE_STORE = frozenset({"stream", "stream_options", "store", "metadata"})
-"""Parameters for the store only."""
+"""Parameters that the store changes or does not send."""
 
 
 def chat_recipes() -> list[Any]:

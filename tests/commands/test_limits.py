@@ -66,7 +66,7 @@ def open_limited_api(limited_settings: Callable[..., Settings]) -> Api:
 
 
 def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
-    """Whether the answer is a 429. A 429 must have this type and the shape of OpenAI's API."""
+    """Whether the answer is a 429. A 429 must have the type `error_type` and the shape of OpenAI's errors."""
     if answer.status_code != 429:
         return False
     error = answer.json()["error"]
@@ -214,7 +214,7 @@ async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left(
         assert len(provider.requests) == 2
 
 
-async def test_a_stopped_reply_counts_the_tokens_that_had_arrived(
+async def test_tokens_that_arrived_before_a_reply_was_stopped_count(
     open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     def endless(exchange: Exchange) -> None:

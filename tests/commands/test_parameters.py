@@ -310,7 +310,7 @@ async def test_the_error_for_an_invalid_value_names_the_parameter(api_of: tuple[
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_all_parameters_and_the_hash_of_the_request_are_recorded(
+async def test_accepted_parameters_and_the_hash_of_the_request_are_recorded(
     api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider, log: Log
 ) -> None:
     provider_api, api = api_of

@@ -144,7 +144,7 @@ async def test_an_interrupting_reply_runs_before_queued_replies(
     assert both.json()["status"] == "completed"
 
 
-async def test_the_last_recorded_of_many_interrupting_replies_completes(
+async def test_of_many_interrupting_replies_only_the_one_recorded_last_completes(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -262,7 +262,7 @@ async def test_the_summary_for_a_queued_reply_is_written_at_the_replys_turn(
     assert topics[:5] == [kinds[2], kinds[1], kinds[1], kinds[0], kinds[2]]
 
 
-async def test_a_reply_fails_if_its_conversation_ends_before_its_turn(
+async def test_a_waiting_reply_fails_if_its_conversation_is_ended(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -289,7 +289,7 @@ async def test_the_error_for_a_wrong_on_busy_names_the_parameter(
     assert error_of(await post_response(api, "hi", **body)) == (400, "invalid_value", param)
 
 
-async def test_chats_refuse_on_busy_and_if_match_refuses_interrupt(
+async def test_on_busy_is_refused_in_chats_and_interrupt_with_if_match(
     api: httpx.AsyncClient,
 ) -> None:
     conversation = await create_conversation(api)

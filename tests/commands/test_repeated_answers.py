@@ -13,7 +13,7 @@ KEY = {"Idempotency-Key": "k"}
 WITH_PROVIDER = {"model_window": 100_000}
 
 
-async def test_repeating_the_creation_of_a_deleted_conversation_is_not_found(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_repeated_creation_of_a_deleted_conversation_is_a_404(api: httpx.AsyncClient, log: Log) -> None:
     body = {"title": "secret", "instructions": "secret", "metadata": {"k": "secret"}}
     created = await api.post("/v1/conversations", json=body, headers=KEY)
     assert (await api.delete(f"/v1/conversations/{created.json()['id']}")).status_code == 200
@@ -27,7 +27,7 @@ async def test_repeating_the_creation_of_a_deleted_conversation_is_not_found(api
     assert other.status_code == 422, "the key stays used"
 
 
-async def test_a_repeat_of_an_emptied_answer_is_not_found(api: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_repeat_whose_kept_answer_was_emptied_is_a_404(api: httpx.AsyncClient, settings: Settings) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}"
     body = {"items": [message("kept")]}
     assert (await api.post(f"{path}/items", json=body, headers=KEY)).status_code == 200
@@ -78,7 +78,7 @@ async def test_a_repeated_append_shows_retracted_items_without_content(api: http
     ]
 
 
-async def test_repeating_a_request_for_a_deleted_reply_is_not_found(
+async def test_a_repeated_request_for_a_deleted_reply_is_a_404(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)

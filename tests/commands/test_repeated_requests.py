@@ -66,7 +66,7 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
     [("hi", {"If-Match": '"2"'}), ([RESULT], {})],
     ids=["with If-Match", "with a tool output"],
 )
-async def test_a_repeat_sent_before_the_first_request_gets_the_same_answer(
+async def test_a_repeat_that_looked_up_its_key_too_early_gets_the_same_answer(
     settings: Settings,
     api: httpx.AsyncClient,
     provider: ScriptedProvider,

@@ -33,7 +33,7 @@ async def admin(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def reads(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API. It shares only the stores with `api`, as in another process."""
+    """The query API. It shares only the stores with the command API, as another process would."""
     async with open_query_api(settings) as client:
         yield client
 

@@ -80,7 +80,7 @@ async def test_continuing_another_reply_looks_up_a_missing_snapshot_once(
 
 
 @pytest.mark.parametrize("store", [True, False])
-async def test_comparing_an_input_looks_up_a_missing_snapshot_once(
+async def test_an_input_that_repeats_items_looks_up_a_missing_snapshot_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, store: bool
 ) -> None:
     call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}

@@ -21,7 +21,7 @@ def history(*, answered: bool) -> AppendItems:
 
 
 async def stored(events: EventLog, *commands: AppendItems | RequestReply) -> str:
-    """Starts a conversation with these commands. Returns its id."""
+    """Starts a conversation, and appends the commands. Returns the conversation's id."""
     conversation_id = await start(events)
     for command in commands:
         await events.append(request(conversation_id, command))

@@ -1,4 +1,4 @@
-"""A deleted item is on no path of its conversation, nor of forks made before or after."""
+"""A deleted item is on no path of its conversation, nor of a fork made before or after the deletion."""
 
 import pytest
 from msgspec import Struct
@@ -25,7 +25,7 @@ ROOM = 100_000
 
 
 class Family(Struct, frozen=True):
-    """A conversation of four items, a fork after the third, and a fork of that fork."""
+    """A conversation of four items, a fork after the third item, and a fork of this fork."""
 
     root: str
     items: list[str]
@@ -84,7 +84,7 @@ async def test_a_retracted_item_is_deleted_in_existing_forks(write: Writer, read
     assert await shown(reader, family.fork) == [*kept[:3], family.fork_items[2]]
     assert await shown(reader, family.root) == [*kept[:2], family.items[3]]
     assert (await recent(reader, family.fork_of_fork)).lost == ()
-    # With `recorded_at`, items that were deleted later are read.
+    # With `recorded_at`, items that were deleted later are also read.
     recorded = [event.item_id async for event in path(reader, PathSegment(family.fork_of_fork, 3), recorded_at=0)]
     assert recorded == [*family.path[:5], *family.last]
 

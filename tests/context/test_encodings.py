@@ -1,4 +1,4 @@
-"""The encodings are OpenAI's, as tiktoken defines them, without the network."""
+"""The encodings equal those of tiktoken, and are loaded without the network."""
 
 import gzip
 import hashlib
@@ -71,7 +71,7 @@ def test_a_vocabulary_with_another_hash_is_refused() -> None:
         read_ranks(vocabulary_file("o200k_base"), "0" * 64)
 
 
-def test_a_vocabulary_is_loaded_once_however_many_threads_need_it() -> None:
+def test_eight_threads_load_a_vocabulary_once() -> None:
     loads: list[str] = []
 
     def load(name: str) -> tiktoken.Encoding:

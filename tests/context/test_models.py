@@ -156,7 +156,7 @@ def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     assert models.cost("of-tomorrow", usage) is None
 
 
-def test_the_price_of_the_reported_model_counts_without_a_price_setting() -> None:
+def test_without_a_price_setting_the_price_of_the_reported_model_is_used() -> None:
     priced = {"fast": ModelSettings(input_price=1, output_price=1), "free": ModelSettings(window=9)}
     models, usage = Models(Settings(models=priced)), Usage(input_tokens=1_000)
     assert models.cost("fast", usage, reported="gpt-4o") == 1_000 * 1_000

@@ -1,6 +1,6 @@
-"""Renderers, which items they leave out, and how items are counted.
+"""The requests that renderers make, the items that are left out, and how items are counted.
 
-The bytes that a renderer makes must never change. If a golden test fails, undo the change and write a new renderer.
+The bytes that a renderer makes must never change. If a test of a SHA-256 fails, undo the change and write a new renderer.
 """
 
 from typing import Any
@@ -405,7 +405,7 @@ def test_without_tools_no_tool_choice_is_sent() -> None:
         assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls", "response_format", "instructions"}
 
 
-def test_ids_of_messages_and_our_own_parameters_are_not_sent() -> None:
+def test_our_own_parameters_and_ids_of_messages_are_not_sent() -> None:
     items = [{"id": "msg_1", **ITEMS[3]}]
     for renderer in (CHAT, RESPONSES):
         body = render(renderer, model="m", instructions=[], summary=None, items=items, parameters=PARAMETERS)

@@ -110,8 +110,8 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int, stable: Stab
 def expected_start(context_input: ContextInput, starts: list[int], budget: int, stable: StableWindow | None) -> int:
     """Where the window must begin.
 
-    Without a stable window: the first start that fits. With one: where the window began before, if the request still fits.
-    Otherwise the first later start that leaves room, or the last start.
+    Without a stable window, this is the first start that fits. With a stable window, this is the previous start if the
+    request still fits. Otherwise this is the first later start that leaves room, or the last start.
     """
     sizes = {start: tokens_from(context_input, start) for start in starts}
     if stable is None:

@@ -9,9 +9,9 @@ Role = Literal["reader", "writer"]
 
 
 class ModelItem(Struct, eq=False, kw_only=True):
-    """`parent`: the item that it was appended after. `response`: the completed response that gave it as output.
+    """`parent`: the item before this one. `response`: the completed response that has this item in its output.
 
-    `retracted`: whether it is deleted in its own conversation.
+    `retracted`: whether this item was retracted in its own conversation.
     """
 
     id: str
@@ -43,7 +43,7 @@ class ModelState(Struct, frozen=True):
 
 
 class ModelReply(Struct, eq=False):
-    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head at its request."""
+    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head when the reply was requested."""
 
     at_head: bool
     leaf: ModelItem | None
@@ -87,14 +87,14 @@ class ModelConversation(Struct, eq=False, kw_only=True):
 
     @property
     def nodes(self) -> list[ModelItem]:
-        """Inherited items, without those of deleted conversations, then its own."""
+        """Inherited items without the items of deleted conversations, then own items."""
         return [
             *(item for item in self.inherited if not (item.conversation and item.conversation.deleted)),
             *self.items,
         ]
 
     def shows(self, item: ModelItem) -> bool:
-        """Not shown: items of deleted conversations, and items retracted here, in a conversation between, or in their own."""
+        """False for items of deleted conversations, and for items retracted in their own conversation, here, or between."""
         if item.conversation is self:
             return not item.retracted and not self.deleted
         return item not in self.hidden and self.origin is not None and self.origin.shows(item)
@@ -111,14 +111,14 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.head = items[-1]
 
     def branch(self, item: ModelItem, after: ModelItem | None) -> None:
-        """The item becomes the head. It opens a branch, unless `after` is the head."""
+        """The item becomes the head. The item opens a branch, unless `after` is the head."""
         if after is self.head:
             return self.append(item)
         self._add([item], after)
         return self.move_head(item)
 
     def move_head(self, item: ModelItem) -> None:
-        """Replies that run for the old head still join there, unless the head moves back first."""
+        """Running replies still join after the old head, unless the head moves back first."""
         if item is self.head:
             return
         for reply in self.running.values():

@@ -1,4 +1,4 @@
-"""Draws random commands, sends them, and applies those that succeed to the model."""
+"""Draws random commands, sends them, and applies the successful commands to the model."""
 
 import asyncio
 import time
@@ -46,7 +46,7 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
 NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare, conversation_commands.fork_with_tail)
 """The first two can end a subject's access before the test has read the result.
 
-The third is malformed if the head is moved elsewhere.
+The third command is malformed if the head is moved elsewhere.
 """
 
 NOT_WHEN_ENDED = (
@@ -62,7 +62,7 @@ NOT_WHEN_ENDED = (
 """What an ended conversation refuses."""
 
 REFUSED = frozenset({404, 409})
-"""The statuses of a command that another one made impossible."""
+"""The statuses of a command that another command made impossible."""
 
 
 class RandomCommands:
@@ -98,7 +98,7 @@ class RandomCommands:
             await self._apply([(command, answer)])
 
     async def send_at_once(self, number: int) -> None:
-        """The model applies those that succeed in the order of the log."""
+        """The model applies the successful commands in the order of the log."""
         conversation = self._draws.conversation()
         draws = {draw: weight for draw, weight in WEIGHTS.items() if draw not in NOT_AT_ONCE}
         commands = [self._on(conversation, draws) for _ in range(number)]
@@ -157,7 +157,7 @@ class RandomCommands:
                 conversation.note_state(version)
 
     async def _requested_version(self, command: Command, response_id: str) -> int:
-        """Only the event that requests the reply has this version."""
+        """The version of the event that requested the reply."""
         assert command.conversation is not None
         path = f"/v1/conversations/{command.conversation.id}/events"
         last_version = max(command.conversation.states, default=0)
@@ -170,14 +170,14 @@ class RandomCommands:
         return int(requests[response_id])
 
     async def _input_ids(self, command: Command, response_id: str) -> list[str]:
-        """A Response does not name them."""
+        """The ids of the input items, which a Response does not have."""
         path = f"/v1/responses/{response_id}/input_items"
         page = await read_json(self._apis, user(command.subject, self._tenant), path)
         return [item["id"] for item in page["data"]]
 
 
 def _version(command: Command, answer: httpx.Response) -> tuple[int, bool]:
-    """For a fork: the version that was forked, and True."""
+    """(version, whether the command is a fork). For a fork, this is the version that was forked."""
     if command.path.endswith("/fork"):
         return int(answer.json()["forked_from"]["version"]), True
     return int(answer.headers["etag"].strip('"')), False

@@ -97,7 +97,7 @@ async def test_a_transcript_never_matches_words_of_another_subject_end_user_or_t
     assert end_of(await chats.match(words, by=BOB)) == (own.answer_id, 2)
 
 
-async def test_a_transcript_that_departs_matches_at_the_last_common_message(chats: Asking) -> None:
+async def test_a_transcript_that_differs_matches_at_the_last_common_message(chats: Asking) -> None:
     turn = await chats.chat("a", "b", "c", "d", "e", "f")
     ids = chats.items(turn.conversation_id)
 
@@ -113,7 +113,7 @@ async def test_a_transcript_that_departs_matches_at_the_last_common_message(chat
 
 
 class TestBranches:
-    """Transcripts that departed were stored on branches of the same conversation."""
+    """Transcripts that differ from stored messages are stored on branches of the same conversation."""
 
     async def test_a_transcript_is_compared_with_the_messages_of_one_path_at_a_time(self, chats: Asking) -> None:
         first = await chats.chat("a", "b", "c", "d")
@@ -136,7 +136,6 @@ class TestBranches:
         assert await chats.match(turns("c", "w", "more")) is None, "the question is on another path"
 
     async def test_the_base_of_a_match_is_an_earlier_request_on_the_same_path(self, chats: Asking) -> None:
-        """Otherwise the record would lose a message when the same words on another branch are deleted."""
         first = await chats.chat("a", "b", "c", "same")
         second = await chats.ask(turns("a", "b", "c"), "same")
         await chats.ask(turns("a", "b", "c", "same", "of the second"), "e")
@@ -187,7 +186,7 @@ class TestBranches:
         assert await matched("a", "b", "x", "y", "z", "w", "two", "2", "more") == (own[5], 8)
 
 
-async def test_a_long_transcript_that_departs_early_matches_at_the_last_common_message(chats: Asking) -> None:
+async def test_a_long_transcript_that_differs_early_matches_at_the_last_common_message(chats: Asking) -> None:
     turn = await chats.chat("a", "b")
     foreign = [text for number in range(20) for text in (f"q{number}", f"r{number}")]
 
@@ -205,7 +204,7 @@ async def test_the_newest_of_equal_conversations_without_later_items_is_continue
 
 
 async def test_a_private_conversation_is_preferred_to_an_equal_shared_one(chats: Asking) -> None:
-    """In the shared conversation, other people could read a question that the user may have asked in the private one."""
+    """In the shared conversation, other people could read the new question."""
     private, shared = [await chats.ask(turns("same"), "same answer") for _ in range(2)]
     await chats.events.append(
         request(shared.conversation_id, ShareConversation(share=Share(role="reader", subject="bob")))
@@ -355,7 +354,7 @@ async def test_a_rewritten_answer_from_elsewhere_is_not_taken_for_ours(chats: As
 
 
 async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls(chats: Asking) -> None:
-    """It is not taken for an answer with the same text and other calls either. If the calls are the same, the text may differ."""
+    """An answer with other calls does not match either. If the calls are the same, the text may differ."""
     text = "I look at both places for you."
     alone = await chats.ask([user("Weather?")], text)
     cut = await chats.ask(turns("Where?", "Here.", "Weather?"), [assistant(text), *CALLS[2:]])
@@ -374,7 +373,7 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
 async def test_the_question_decides_between_answers_with_equally_many_equal_messages(
     chats: Asking,
 ) -> None:
-    """The answer is taken even if its conversation continues after this answer."""
+    """The answer is found even if its conversation continues."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")
@@ -403,7 +402,7 @@ async def test_an_equal_answer_on_another_path_is_preferred_to_a_rewritten_one(
     assert end_of(await chats.match(turns("Say more.", "It depends.\nOn the wind.", "?"))) == (wanted.answer_id, 2)
 
 
-async def test_a_match_at_our_answer_does_not_move_to_a_conversation_where_the_client_sent_that_answer(
+async def test_a_match_stays_at_our_answer_although_another_conversation_has_the_same_words(
     chats: Asking,
 ) -> None:
     await chats.ask(turns("Hi.", "Hello.", "And?"), "All is well.")
@@ -412,10 +411,10 @@ async def test_a_match_at_our_answer_does_not_move_to_a_conversation_where_the_c
     assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (ours.answer_id, 3)
 
 
-async def test_a_match_at_our_answer_does_not_move_to_a_branch_where_the_client_sent_that_answer(
+async def test_a_match_stays_at_our_answer_although_another_branch_has_the_same_words(
     chats: Asking,
 ) -> None:
-    """The older answer on that branch is not in the transcript, so the transcript has no answer of ours there."""
+    """On the other branch, no answer of ours is in the transcript."""
     await chats.ask(turns("a"), "b")
     await chats.ask(turns("a", "b", "Hi.", "Hello.", "And?"), "All is well.")
     ours = await chats.ask(turns("a", "b", "Hi."), "Hello.")
