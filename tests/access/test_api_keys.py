@@ -96,9 +96,7 @@ async def test_a_wrong_or_malformed_key_is_refused_and_not_shown(settings: Setti
     assert (await keys.principal_of(key.secret)).key_id == key.id
 
 
-async def test_an_error_says_expired_or_revoked_only_for_the_right_secret(
-    settings: Settings, keys: ApiKeys
-) -> None:
+async def test_an_error_says_expired_or_revoked_only_for_the_right_secret(settings: Settings, keys: ApiKeys) -> None:
     expired, revoked = store_new_key(settings.postgres_url), store_new_key(settings.postgres_url)
     execute(settings.postgres_url, "UPDATE api_keys SET expires_at = '2020-01-02' WHERE id = %s", uuid_of(expired.id))
     execute(settings.postgres_url, "UPDATE api_keys SET revoked_at = now() WHERE id = %s", uuid_of(revoked.id))

@@ -54,8 +54,8 @@ class ModelReply(Struct, eq=False):
 class ModelConversation(Struct, eq=False, kw_only=True):
     """`base`: the last item that a fork inherits. `head`: the last item of the active path.
 
-    `hidden`: inherited items that were retracted here. `feedback`: by item or response id, and subject. `replies`:
-    completed ones, by subject. `states`: by version.
+    `hidden`: inherited items that were retracted here. `feedback`: by (item or response id, subject).
+    `replies`: the number of completed replies, by subject. `states`: by version.
     """
 
     id: str

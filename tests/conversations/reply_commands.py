@@ -8,7 +8,7 @@ from tests.conversations.conversation_model import ModelConversation, ModelItem
 from tests.conversations.draws import Apply, Command, Draws
 
 ENDLESS_MODEL = "endless"
-"""Its answers do not end by themselves."""
+"""The answers of this model do not end by themselves."""
 
 
 def reply(draws: Draws, conversation: ModelConversation) -> Command:

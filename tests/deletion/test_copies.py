@@ -32,7 +32,7 @@ def planted() -> Iterator[Event]:
 
 
 def value_of(name: str, value: Any) -> Any:
-    """A value of the same type with WORD in it."""
+    """A value of the same type with WORD in it, or the unset value."""
     match value:
         case bytes():
             return ITEM if name == "item" else msgspec.json.encode({"instructions": WORD})

@@ -189,7 +189,9 @@ def test_a_websocket_goes_to_the_command_side(gateway: Gateway) -> None:
         ("POST", {"Connection": "Upgrade", "Upgrade": "websocket"}, "commands"),
     ],
 )
-def test_no_other_upgrade_is_passed_on(gateway: Gateway, method: str, headers: dict[str, str], side: str) -> None:
+def test_only_a_websocket_upgrade_by_get_is_passed_on(
+    gateway: Gateway, method: str, headers: dict[str, str], side: str
+) -> None:
     status, _, body = gateway.request(method, "/v1/responses", None, **headers)
     assert (status, body["side"]) == (200, side)
     assert "upgrade" not in body["headers"]
@@ -302,7 +304,7 @@ def test_a_large_body_and_a_413_of_the_application_are_passed_on(gateway: Gatewa
     assert (status, answer["side"]) == (413, "commands")
 
 
-def test_the_gateway_refuses_a_body_that_is_too_large_with_our_error_shape(
+def test_a_body_that_is_too_large_gets_a_413_in_our_error_shape(
     gateway: Gateway,
 ) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)

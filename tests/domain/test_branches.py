@@ -1,4 +1,4 @@
-"""Branches: revise an item, move the head, ask for another reply."""
+"""Revised items, moved heads, and replies on branches."""
 
 import random
 
@@ -186,14 +186,14 @@ def test_a_conversation_and_a_path_have_a_maximum_number_of_branches(
 class Tree(Struct):
     """A model of a conversation's items and replies.
 
-    `reply_leaves`: the item that the items of each reply will follow, except replies in `at_head`.
+    `reply_leaves`: for each running reply that is not in `at_head`, the item that the reply's items will follow.
     """
 
     parents: dict[str, str | None] = field(default_factory=dict)
     head: str | None = None
     reply_leaves: dict[str, str | None] = field(default_factory=dict)
     heads_at_request: dict[str, str | None] = field(default_factory=dict)
-    """For each running reply that named its leaf: the head at its request."""
+    """For each reply that named its leaf, the head when the reply was requested."""
     at_head: set[str] = field(default_factory=set)
 
     def path(self, item: str | None) -> list[str]:
@@ -220,7 +220,7 @@ class Tree(Struct):
 
 
 class Walk:
-    """Random commands. Each is sent to `decide` and to the model (`Tree`)."""
+    """Sends random commands to `decide` and to the model."""
 
     def __init__(self) -> None:
         self.tree = Tree()
@@ -241,7 +241,7 @@ class Walk:
                 self.known_items[event.row_key] = item
 
     def appended(self, item_id: str) -> tuple[ItemAppended, int, ItemAppended | None]:
-        """An item's event, its version, and the event that opened its branch (None: branch 0)."""
+        """The event of an item, the event's version, and the event that opened the branch (None: branch 0)."""
         for version, event in enumerate(self.log, 1):
             if isinstance(event, ItemAppended) and event.item_id == item_id:
                 opening = self.log[event.branch - 1] if event.branch else None

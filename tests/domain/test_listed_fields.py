@@ -1,4 +1,4 @@
-"""Fields that lists add are not stored. Also the previews of items."""
+"""The fields that lists add to items are not stored. A preview of an item is one short line."""
 
 import pytest
 

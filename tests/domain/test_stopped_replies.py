@@ -126,7 +126,7 @@ def test_deleting_a_stopped_response_retracts_items_only_in_an_unlisted_conversa
     )
 
 
-def test_a_request_retracts_the_answer_it_replaces_unless_something_follows() -> None:
+def test_a_request_retracts_the_answer_that_it_replaces() -> None:
     second = RequestReply(
         response_id="resp_2",
         model="m",
@@ -145,7 +145,6 @@ def test_a_request_retracts_the_answer_it_replaces_unless_something_follows() ->
 
 
 def test_kept_items_join_where_the_reply_was_requested() -> None:
-    """Another process may record the end. That process knows the branches only from the events."""
     running = (
         started(context_policy=KEEP),
         appended("m1", 1, None),

@@ -148,7 +148,7 @@ class FaultInjector:
             await valkey.flushall()
 
     async def _mute(self) -> None:
-        """Removes NOTIFY from appends for a while. Views must catch up without it."""
+        """Removes NOTIFY from appends for a while. Views must catch up without NOTIFY."""
         async with await self._postgres() as connection:
             definitions = [text for (text,) in await (await connection.execute(_NOTIFYING_FUNCTIONS)).fetchall()]
             assert definitions

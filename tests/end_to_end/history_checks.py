@@ -65,8 +65,8 @@ def _is_allowed(request: Request, lasting: set[str], *, dangling: bool) -> bool:
         return True
     if request.code not in REFUSALS.get(request.status or 0, ()):
         return False
-    # A 404 for a conversation that still exists is allowed in two cases: the retracted item is missing, or a deletion
-    # emptied the stored answer of the key, and the deletion's row was removed by hand.
+    # A 404 for a conversation that still exists is allowed in two cases. The item to retract is missing. Or a deletion
+    # emptied the stored answer of the key, and the row of the deletion was removed.
     may_be_emptied = dangling and request.key is not None
     return (
         request.status != 404 or request.kind == "retract" or may_be_emptied or request.conversation_id not in lasting

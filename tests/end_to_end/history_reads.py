@@ -22,7 +22,10 @@ NOT_COMPARED = frozenset(
 
 
 class Question(Struct, frozen=True):
-    """A read and its right answer. `expected`: what the answer must show; None: a 404. `shown`: the part to compare."""
+    """A read and its right answer.
+
+    `expected` returns what the answer must show, or None for a 404. `shown` returns the part to compare.
+    """
 
     path: str
     expected: Callable[[LogCopy], Any]

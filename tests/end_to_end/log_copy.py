@@ -45,7 +45,7 @@ Json = dict[str, Any]
 
 
 class LogCopy:
-    """The rows of the log by (stream, version), and what the API must show of them."""
+    """The rows of the log by (stream, version), and what the API must show for these rows."""
 
     def __init__(self, rows: dict[tuple[UUID, int], Row]) -> None:
         self.rows = rows
@@ -153,7 +153,7 @@ class LogCopy:
         row = self.rows.get((uuid_of(conversation_id), version))
         return row.topic if row else None
 
-    # The public methods below return what the API must answer. None: it must answer 404.
+    # The public methods below return what the API must answer. None stands for a 404.
 
     def conversation(self, conversation_id: str) -> Json | None:
         document = self.documents["conversations"].get(document_key(ANONYMOUS.tenant, conversation_id))

@@ -2,14 +2,14 @@
 
 The shapes come from the source code, https://github.com/open-webui/open-webui, folder `backend/open_webui`:
 
-chat        utils/middleware.py: process_chat_payload, process_messages_with_output. One system message at most, with the date
-            (utils/task.py: prompt_template). Of a saved answer the text and the calls are sent, but no reasoning.
+chat        utils/middleware.py: process_chat_payload, process_messages_with_output. At most one system message, with the date
+            (utils/task.py: prompt_template). A saved answer is sent with its text and calls, without reasoning.
 usage       main.py: `stream_options` for models that report usage.
 files       utils/middleware.py: apply_source_context_to_messages; utils/misc.py: update_message_content. The last question is sent
             with a template and the sources before it. The next request has the plain question.
 tools       utils/misc.py: convert_output_to_messages. A message with calls and without text has the content "". utils/middleware.py,
             streaming_chat_response_handler: while calls are answered, the first message with calls also has the `usage` of the last answer.
-background  routers/tasks.py and the templates in config.py: the end of the chat as text, in one question.
+background  routers/tasks.py and the templates in config.py: the last messages are sent as text, in one question.
 continue    utils/middleware.py: process_chat_payload (`assistant_message_id`). The messages end with the answer so far.
 """
 
@@ -69,7 +69,7 @@ class OpenWebUI:
         return self.ask(question)
 
     def ask_with_tools(self, question: str, tools: dict[str, Callable[..., str]]) -> Iterator[Answered]:
-        """Yields each answer, until one has no call."""
+        """Yields each answer. The last answer has no call."""
         history = [*self.messages, {"role": "user", "content": question}]
         steps: list[Message] = []
         while True:

@@ -89,7 +89,7 @@ class RequestsAtOnce:
         return self._running.kill("api")
 
     async def ended(self) -> dict[str, httpx.Response | None]:
-        """The answer to each text, when all replies have ended. None: the process was killed before it answered."""
+        """Waits until all replies have ended. Returns the answer to each text. None: the process was killed first."""
         answers = dict(zip(self._asking, await asyncio.gather(*self._asking.values()), strict=True))
         await self.until(self._all_have_ended, "all replies to end")
         return answers
@@ -117,7 +117,7 @@ class RequestsAtOnce:
 async def check_queue(requests: RequestsAtOnce, count: int) -> None:
     """Foreground requests that wait in the killed process end as interrupted.
 
-    The other requests run in the order of the log.
+    The other waiting requests run in the order of the log.
     """
     await requests.ask_first(process=1)
     requests.ask_all(count, "queue")

@@ -14,7 +14,7 @@ from tests.system import System
 
 
 def answer_in_turn(exchange: Exchange) -> None:
-    """Numbers its answers. A request for a title gets a title."""
+    """Numbers the answers. A request for a title gets a title."""
     number = len(exchange.provider.requests)
     exchange.stream_text("Rainy days" if is_for_title(exchange.body) else f"It rains in Oslo, answer {number}.")
 
@@ -28,7 +28,7 @@ def is_for_title(request: Any) -> bool:
 
 
 class Session:
-    """Requests to a running system, which must succeed."""
+    """Sends requests to a running system. Each request must succeed."""
 
     def __init__(self, system: System) -> None:
         self.sdk = OpenAI(base_url=f"{system.base_url}/v1", api_key="any", max_retries=0)
@@ -60,7 +60,7 @@ class Session:
         return answer.json()
 
 
-def test_what_people_do_with_conversations_is_the_same_after_a_restart(
+def test_reads_of_conversations_are_the_same_after_a_restart(
     system: Callable[..., System], provider: ScriptedProvider
 ) -> None:
     provider.script = answer_in_turn

@@ -1,6 +1,6 @@
 """Fifty requests at once to one conversation, for each value of `on_busy`, while an api is killed.
 
-Also a waiting reply of an api that is frozen.
+Also a reply that waits in a frozen api.
 """
 
 import signal

@@ -30,7 +30,7 @@ from tests.end_to_end.store_processes import StoreProcesses
 from tests.scripted_provider import ScriptedProvider
 
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
-FEW, STEPS = (5, 11), 6  # together, these have each kind of move
+FEW, STEPS = (5, 11), 6  # the two seeds together have each kind of move
 MANY, MANY_STEPS = int(os.environ.get("HISTORIES", "200")), 12
 
 WEIGHTS: Mapping[Callable[[History], Awaitable[None]], int] = {
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stores:
-    """Processes that the histories share. A failed history discards them."""
+    """Processes that the histories share. A failed history discards these processes."""
 
     def __init__(self, path: Path, provider_url: str) -> None:
         self._path = path

@@ -1,6 +1,6 @@
 """WebSockets in the whole system.
 
-scripts/test tests/end_to_end/test_websockets.py -m endless    200 chains, and the time to the first word over both transports
+scripts/test tests/end_to_end/test_websockets.py -m endless    200 chains, and the time to the first word over WebSocket and HTTP
 """
 
 import asyncio

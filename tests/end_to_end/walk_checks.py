@@ -60,7 +60,7 @@ class RecordedRequest(Struct):
     """A request as the log records it. `after`: the item that the reply continues from.
 
     `new_count`: how many input items are compared. `since`: how many events were seen before the
-    round. `ended`: how many events were seen at the end of the reply. `joined`: the ids of the input and the output.
+    round. `ended`: how many events were seen at the end of the reply. `joined`: the ids of the items that joined.
     """
 
     request: PlannedRequest
@@ -111,7 +111,7 @@ class WalkChecks:
         return bool(deleted & set(recorded.transcript.items))
 
     def must_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """A request quotes its new items once they have joined, and its path if the transcript begins with the path."""
+        """Whether a quoted item was deleted later. New items that joined are quoted. A matching path is quoted too."""
         before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
         count = len(recorded.transcript.items) - recorded.new_count
         if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:
@@ -198,7 +198,7 @@ class WalkChecks:
         """What is wrong with where the reply continues. `count`: how many items were recognised.
 
         The store compares the transcript first and appends the request later. So the match must be right in one state
-        of the round, and the conversation in that state or a later one. A request that was refused at the head because
+        of the round, and the conversation in that state or a later state. A request that was refused at the head because
         another reply ran may open a branch there.
         """
         faults: dict[str, None] = {}

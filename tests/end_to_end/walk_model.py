@@ -25,7 +25,7 @@ MAX_EQUAL_TURNS = 8
 """If the store has more equal turns than this, it need not recognise the transcript at a turn."""
 
 MIN_COMMON_TEXT = 16
-"""A shortened or extended answer counts as the same if the shorter text has at least this many characters."""
+"""How many characters two texts must share to count as the same answer. `is_same_answer` has exceptions."""
 
 
 ASSISTANT = ("message", "assistant")
@@ -273,7 +273,7 @@ class StoreModel:
     def _is_sound_turn(self, transcript: SentTranscript, path: Sequence[StoredItem], end: int, count: int) -> bool:
         """The path must end with this answer and the items after it, up to `count`.
 
-        If the transcript has items before the answer, one of them must agree with the path.
+        If the transcript has items before the answer, one of these items must agree with the path.
         """
         rest = count - end
         if len(path) <= rest or [item.meaning for item in path[len(path) - rest :]] != [*transcript.items[end:count]]:
@@ -382,7 +382,7 @@ def _last_answer(path: Sequence[StoredItem]) -> Sequence[StoredItem]:
 
 
 def is_same_answer(stored: Sequence[Meaning], sent: Sequence[Meaning]) -> bool:
-    """Whether the sent answer counts as the stored answer. It must have the same calls, or no calls.
+    """Whether the sent answer counts as the stored answer. The sent answer must have the same calls, or no calls.
 
     One text must begin with the other, or the sent text must name the missing calls.
     """

@@ -1,4 +1,4 @@
-"""Runs a planned walk against two apis, and checks answers and log."""
+"""Runs a planned walk against two apis, and checks the answers and the log."""
 
 import asyncio
 import json
@@ -227,7 +227,7 @@ class Walk:
             assert shown["request"] == bodies[0], what
 
     async def _check_conversation(self, conversation_id: str) -> None:
-        """The API shows the conversation's items, and only to its owner."""
+        """The API shows the conversation's items only to the owner."""
         model = self.checks.model
         conversation = model.conversations[conversation_id]
         path = f"/v1/conversations/{conversation_id}/items?limit=100&order=asc"
@@ -252,7 +252,7 @@ class Walk:
         assert sorted(conversation["id"] for conversation in shown) == sorted(expected)
 
     def _check_prefixes(self) -> None:
-        """An item has a row if a transcript is recognised at the item, or if a name leads to it."""
+        """An item has a row in the table if a transcript is recognised at the item, or if a name leads to the item."""
         items = self._items_with_rows()
         while new := [*self._store.log.new()]:  # a reply whose client disconnected may just have ended
             self.checks.observe(iter(new))
@@ -265,7 +265,7 @@ class Walk:
             assert expected <= found, f"rows of {conversation_id} are missing: {expected - found}"
 
     def _items_with_rows(self) -> Mapping[str, set[str]]:
-        """The items of each conversation."""
+        """The items that have a row in the table, by conversation."""
         items: dict[str, set[str]] = defaultdict(set)
         for stream, item_id in self._store.log.rows("SELECT conversation_id, item_id FROM transcript_prefixes"):
             items[id_of(stream)].add(item_id)
@@ -310,7 +310,7 @@ class Walk:
         return {"authorization": f"Bearer {self._tokens[subject]}"}
 
     async def _api_url(self, api: int) -> str:
-        """The other api's URL while this api restarts."""
+        """The URL of the api. While this api restarts, the URL of the other api."""
         if self._is_restarting[api] and not await self._is_ready(api):
             api = 1 - api
             assert not self._is_restarting[api]

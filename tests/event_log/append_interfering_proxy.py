@@ -31,7 +31,7 @@ class Interference(Enum):
 class InterferingProxy:
     """Disturbs an append, and forwards everything else. `done` is set when a late append was executed.
 
-    `lose_insert`: the next append under the lock is lost. Its client learns this after the late append was executed.
+    `lose_insert`: the next append under the lock is lost. The client learns this after the late append was executed.
     `lose_select`: the next SELECT of streams is lost, and then every connection breaks.
     """
 

@@ -1,4 +1,4 @@
-"""The queue puts each command into one batch, in its conversation's order."""
+"""The queue puts each command into one batch, and keeps the order of each conversation."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ async def run_ready_tasks(count: int = 5) -> None:
 
 
 class TwoTasks:
-    """Two tasks that take batches, like those of EventLog. `end` fails a batch in flight."""
+    """Two tasks that take batches, like the tasks of EventLog. `end` fails a batch in flight."""
 
     def __init__(self, queue: AppendQueue) -> None:
         self.queue = queue
@@ -89,7 +89,7 @@ class TwoTasks:
 
 
 @given(STEPS)
-def test_each_command_is_in_one_batch_in_its_conversations_order(
+def test_each_command_is_in_one_batch_and_each_conversation_keeps_its_order(
     steps: list[list[Put] | str],
 ) -> None:
     async def scenario() -> None:
@@ -159,7 +159,7 @@ async def test_few_commands_wait_for_a_batch_in_flight_and_many_start_a_second()
     assert await asyncio.gather(*futures, return_exceptions=True) == [FAILED] * len(futures)
 
 
-async def test_both_tasks_end_when_the_last_requests_of_a_closed_queue_are_failed() -> None:
+async def test_both_tasks_end_when_a_closed_queue_fails_its_last_requests() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()
@@ -176,7 +176,7 @@ async def test_both_tasks_end_when_the_last_requests_of_a_closed_queue_are_faile
     assert [getattr(failure, "outcome_unknown", None) for failure in failures] == [True, False]
 
 
-async def test_requests_start_when_the_request_before_them_is_failed() -> None:
+async def test_requests_start_when_the_oldest_waiting_request_fails() -> None:
     queue = AppendQueue()
     tasks = TwoTasks(queue)
     await run_ready_tasks()
@@ -235,7 +235,7 @@ async def test_requests_do_not_wait_for_another_tenants_conversation_in_flight()
 
 
 def one_batch_waits_for_the_lock(log: Log) -> bool:
-    """The next batch is sent over the same connection, behind this one."""
+    """The second batch waits behind the first batch on the same connection."""
     statement = "SELECT count(*) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
     return log.rows(statement) == [(1,)]
 

@@ -18,7 +18,7 @@ from tests.queries.writer import Writer
 __all__ = ["write"]
 
 
-async def test_many_look_ups_find_their_heads_when_others_are_cancelled(write: Writer, reader: EventReader) -> None:
+async def test_look_ups_find_the_right_heads_while_others_are_cancelled(write: Writer, reader: EventReader) -> None:
     conversation_ids = [await write.start(*["x"] * number) for number in range(6)]
     never_started = mint(CONVERSATION)
     requested = [*conversation_ids, never_started] * 100

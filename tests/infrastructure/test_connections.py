@@ -1,4 +1,4 @@
-"""How long the server waits, how large answers take turns, and which heads of requests the server accepts."""
+"""How long the server waits, when large answers get a turn, and which heads of requests the server accepts."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ class Server:
         )
 
     async def slow(self, request: Request) -> Response:
-        """Waits for `reads_on` after the first chunk of the body."""
+        """Waits for `reads_on` after each chunk of the body."""
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
@@ -152,7 +152,7 @@ class Client:
 async def client_of(server: Server, receive_buffer: int | None = None) -> AsyncIterator[Client]:
     """Connects to the server.
 
-    `receive_buffer`: bytes. With a small one, the server soon notices a slow client.
+    `receive_buffer`: in bytes. With a small buffer, the server soon notices a slow client.
     """
     connected = socket.socket()
     if receive_buffer is not None:
@@ -418,7 +418,7 @@ async def test_only_an_absolute_target_replaces_the_host_header(server: Server, 
         (b"PRI * HTTP/2.0\r\n\r\nSM", 400, "malformed_request"),
     ],
 )
-async def test_a_malformed_request_is_refused_with_a_json_error(
+async def test_malformed_requests_and_unknown_methods_get_a_json_error(
     server: Server, request_line: bytes, status: int, code: str
 ) -> None:
     async with client_of(server) as client:

@@ -373,7 +373,7 @@ class NobodyGetsIn:
         raise InvalidCredential("invalid_token", "The token has expired.")
 
 
-async def test_a_page_of_a_listed_origin_may_read_its_401() -> None:
+async def test_a_page_of_a_listed_origin_may_read_a_401() -> None:
     store = Store(NobodyGetsIn(), has_login=True, cors_origins=[CHAT])
     answer = await store.ask("POST", "/v1/things", ("host", "any"), ("origin", CHAT))
     assert (answer.status, answer.code, store.served) == (401, "invalid_token", [])

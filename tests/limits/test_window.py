@@ -59,4 +59,4 @@ def test_no_minute_exceeds_the_limit_by_more_than_one_use(limit: int, steps: lis
         assert in_the_last_minute < limit + 30
 
     total = sum(used for _, used in uses)
-    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # after a large excess, nothing is left for long
+    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # after a large use, nothing is left for a long time

@@ -140,7 +140,7 @@ async def test_a_projector_frozen_in_a_transaction_blocks_nobody_and_writes_noth
 
 
 async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPosition], world: World) -> None:
-    """Commits only after another projector has written everything."""
+    """Tries to commit after another projector has written everything."""
     async with frozen.transaction([view_position.view for view_position in view_positions], 0) as session:
         await world.positions.advance(view_positions, LogPosition(1), (), session)
         started_at = time.monotonic()

@@ -207,7 +207,9 @@ async def test_one_of_two_projectors_parks_a_conversation_and_both_skip_it(write
     assert await others_are_exact(world, victim)
 
 
-async def test_a_projector_writes_nothing_after_another_parked_at_its_position(write: Writer, world: World) -> None:
+async def test_a_projector_writes_nothing_at_a_position_where_another_projector_parked(
+    write: Writer, world: World
+) -> None:
     await world.catch_up()
     victim = await write.start("one")
     batch = await world.events()

@@ -188,7 +188,7 @@ async def test_a_rebuild_parks_unreadable_conversations_and_releases_readable_on
     done = await rebuild_of(world).run()
     assert [comparison.different for comparison in done.compared] == [0] * len(MONGO_VIEWS)
     statuses = await world.statuses()
-    # The usage totals may lack replies of the deleted conversation, so it stays parked there.
+    # The deleted conversation stays parked in `usage`, because the totals may lack its replies.
     still_parked = {view: {victim} for view in MONGO_VIEWS} | {USAGE: {victim, deleted}}
     assert {view: set(statuses[view].parked) for view in MONGO_VIEWS} == still_parked
     stored = await world.documents()

@@ -88,7 +88,7 @@ async def test_without_a_projector_a_rebuild_restores_a_view_that_lost_a_positio
 
 
 @pytest.mark.parametrize("backfilled", [False, True])
-async def test_a_rebuild_makes_another_build_if_one_lost_a_position(
+async def test_a_rebuild_starts_a_new_build_if_a_build_lost_a_position(
     backfilled: bool, write: Writer, world: World
 ) -> None:
     await write_many_kinds(write)

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real server. A test can cut or freeze it."""
+"""A TCP proxy in front of a real server. A test can cut or freeze the connections."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 class Proxy:
     """Forwards connections to the server at `url`.
 
-    `watch` is called once for each connection. The function that it returns gets the client's bytes.
+    `watch` is called once for each connection. The function that `watch` returns gets the client's bytes.
     """
 
     def __init__(self, url: str, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
@@ -27,7 +27,7 @@ class Proxy:
         return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
 
     async def restore(self) -> None:
-        """Starts to forward. Call it first, and after `cut` or `freeze`."""
+        """Starts to forward. Call this first, and after `cut` or `freeze`."""
         self._forwarding.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)

@@ -41,7 +41,7 @@ TEXT = "word " * 40
 
 @pytest.fixture
 async def small_window_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """About twenty copies of TEXT fit into the window."""
+    """Fewer than 30 copies of TEXT fit into the window."""
     async with open_api(settings.model_copy(update={"default_model": MODEL, "model_window": WINDOW})) as api:
         yield api
 

@@ -107,7 +107,7 @@ async def test_streams_lose_no_byte_when_their_pages_are_dropped(settings: Setti
         watch = ConversationWatch(log.head_of_each, shutdown)
 
         async def read(pages: StreamPages) -> list[bytes]:
-            """With little memory for pages, the streams evict each other's page."""
+            """Reads both streams in turn. With little memory for pages, the streams evict each other's pages."""
             streams = [
                 EventStreams(log, watch, pages, events_json, shutdown).follow(
                     own_log, conversation_id, await own_log.existing_head(conversation_id), 0
