@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from tests import servers
 
 Fault = Callable[[Redis], AbstractAsyncContextManager[None]]
-"""Makes the server refuse work until the block ends. Give it a client that nothing else uses."""
+"""Makes the server refuse work until the block ends. The client must be used by nothing else."""
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from tests.servers import ROOT, is_alive, wait_until
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 60.0
 MARK = "CONVERSATION_STORE_TEST_SYSTEM"
-# If one of these is set, `scripts/up` uses that server.
+# If one of these variables is set, `scripts/up` uses that server.
 SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 
 
@@ -119,7 +119,7 @@ class System:
         wait_until(lambda: not self.processes(), seconds, "every process of the system to end")
 
     def stop(self) -> None:
-        """Stops the run. Fails if the run was stopped with another status than 0, or if a process is left."""
+        """Stops `scripts/up`. Fails if the stop gives another status than 0, or if a process is left."""
         if self._process is None:
             return
         if self._process.poll() is None:

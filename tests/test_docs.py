@@ -56,7 +56,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def answer(exchange: Exchange) -> None:
-    """The provider's script. A story takes 20 seconds, so that a client can stop it."""
+    """The provider's script. A story takes 20 seconds, so that a client can stop the story."""
     if "story" not in exchange.body["messages"][-1]["content"]:
         exchange.stream_text("Hello, ", "Ada!")
         return

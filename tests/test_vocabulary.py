@@ -2,11 +2,11 @@
 
 Each line of a table has a replaced word, and what to write instead. Underscores at the ends of a name are ignored.
 
-- EVERYWHERE: no name may be the word. No metric's name or label may contain it.
+- EVERYWHERE: no name may be the word. No metric's name or label may contain the word.
 - CLASSES: no class may have this name.
 - MODULES: no file or folder may have this name.
 - IN_FOLDERS: no name in these folders or files may be the word.
-- PREFIXES: no name may begin so. Write MAX_ instead.
+- PREFIXES: no name may begin with these. Write MAX_ instead.
 - ALLOWED: exceptions, each with its reason.
 """
 

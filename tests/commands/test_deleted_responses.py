@@ -113,7 +113,7 @@ async def test_a_running_response_is_stopped_and_deleted(
         await asyncio.to_thread(endless.streaming.wait, 10)
         [(response_id,)] = log.rows("SELECT response_id FROM responses")
         await delete(api, response_id)
-        answer = await asyncio.wait_for(streaming, 4)  # the lease alone would take 5 s
+        answer = await asyncio.wait_for(streaming, 4)
         await asyncio.to_thread(provider.disconnected.wait, 10)
     finally:
         endless.may_end.set()

@@ -44,7 +44,7 @@ class Conversation(Struct, eq=False):
     """A conversation of the model.
 
     `base`: the last inherited item. `forked_at`: the version of `origin`.
-    `retractions`: for each item, the versions at which it was retracted and restored in turn.
+    `retractions`: for each item, the versions at which the item was retracted and restored in turn.
     """
 
     id: str
@@ -68,14 +68,14 @@ class Conversation(Struct, eq=False):
 
     @property
     def family(self) -> list["Conversation"]:
-        """This conversation, its origin, and so on."""
+        """This conversation, its origin, the origin of the origin, and so on."""
         return [self, *(self.origin.family if self.origin else ())]
 
     def retractions_of(self, item: Item) -> list[int]:
         return self.retractions.get(item.id, [])
 
     def has_retracted(self, item: Item, version: int | None = None) -> bool:
-        """Whether the item is retracted here now, or was at this version."""
+        """Whether the item is retracted here at this version. None: now."""
         return len([at for at in self.retractions_of(item) if version is None or at <= version]) % 2 == 1
 
     def siblings(self, item_id: str) -> list[str]:
@@ -87,7 +87,7 @@ class Conversation(Struct, eq=False):
         return not item.conversation.deleted and not any(each.has_retracted(item) for each in self.family)
 
     def showed(self, item: Item, version: int) -> bool:
-        """Whether the list at this version has the item. A fork lacks what its origin retracted before the fork and did not restore."""
+        """Whether the list at this version has the item. A fork lacks items that an origin retracted before the fork was made."""
         if item.conversation.deleted or self.has_retracted(item, version):
             return False
         return not any(

@@ -38,7 +38,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "학교에": ("학교에",),
     "👍": ("👍", "👍🏽"),
 }
-"""By folded word: how the word is written."""
+"""Folded word -> how the word is written."""
 
 RUNS = (
     "东京大学的学生",
@@ -68,7 +68,7 @@ class Message(Struct, frozen=True):
 class Part(Struct, frozen=True):
     """A part of a query.
 
-    `q`: how the part is written. `matches`: whether a message has it.
+    `q`: how the part is written. `matches`: whether a message has the part.
     """
 
     q: str

@@ -1,4 +1,4 @@
-"""Scripts with a complete answer: `deltas` of `/chat/completions`, `items` of `/responses`."""
+"""Scripts with a complete answer. `deltas` is for `/chat/completions`, and `items` is for `/responses`."""
 
 from typing import Any
 

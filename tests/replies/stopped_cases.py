@@ -66,7 +66,7 @@ ANSWERS: dict[str, Sequence[AnswerStep]] = {
 """What the provider sends before the stop."""
 
 DELTAS = {answer: len(steps) for answer, steps in ANSWERS.items()} | {"two calls": 1}
-"""How many deltas arrive before the stop. The store sends a second call only after the end of the first."""
+"""How many deltas arrive before the stop. The store sends a second call only after the first call has ended."""
 
 JOINING: dict[str, list[tuple[str, str, str]]] = {
     "nothing": [],
@@ -209,7 +209,7 @@ class Stops:
                 await asyncio.sleep(0.05)
 
     async def check(self, case: Case) -> None:
-        """The items, the Response and the next model request must be those of the case."""
+        """The items, the Response and the next model request must be as the case says."""
         question_items = [("message", case.question, "completed")]
         if case.reason == "delete conversation":
             conversation_id = self.conversations[case.number]

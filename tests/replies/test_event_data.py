@@ -14,7 +14,7 @@ EVENTS: list[stream_events.StreamEvent] = [
 
 
 class Stream:
-    """A stream in chunks. `closed` is set when its reader stops, and at the stream's end."""
+    """A stream in chunks. `closed` is set when the reader stops, and at the stream's end."""
 
     def __init__(self, body: bytes, size: int) -> None:
         self._body, self._size = body, size

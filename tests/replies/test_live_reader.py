@@ -1,4 +1,4 @@
-"""Clients that follow running replies share the reads of Redis. Each gets every event once and in order."""
+"""Clients that follow running replies share the reads of Redis. Each client gets every event once and in order."""
 
 import asyncio
 from collections.abc import AsyncIterator

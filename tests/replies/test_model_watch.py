@@ -1,4 +1,4 @@
-"""A process logs at its start the models whose window or price is unknown. `GET /v1/models` shows them too."""
+"""A process logs at its start the models whose window or price is unknown. `GET /v1/models` shows this too."""
 
 from collections.abc import Iterator
 

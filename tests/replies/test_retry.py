@@ -98,7 +98,7 @@ async def test_a_stopped_or_failed_turn_is_tried_again(
     assert verified.differences == []
 
 
-async def test_a_retry_reuses_the_parameters_that_it_does_not_give(
+async def test_a_retry_reuses_parameters_that_are_not_given_again(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     look = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": None}
@@ -301,7 +301,7 @@ async def test_a_turn_is_tried_again_after_the_head_was_moved_back(
     assert len({*appended}) == len(appended) == 2 + 3 * 2
 
 
-async def test_a_kept_turn_of_a_branch_is_retried_after_its_question(
+async def test_the_retry_of_a_kept_turn_follows_the_question_on_the_branch(
     http: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     policy = {"context_policy": {"stopped": "keep"}}

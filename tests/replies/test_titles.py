@@ -104,7 +104,7 @@ async def test_an_untitled_listed_conversation_gets_a_title_after_its_first_repl
     event = (await get(apis, f"conversations/{conversation}/events"))["data"][-1]
     assert (event["type"], event["data"]["title_by"]) == ("conversation.described", "model")
 
-    # No title is written a second time, for a titled or unlisted conversation, or after a tool's output.
+    # No title is written if there is a title, in an unlisted conversation, or after a tool's output.
     await ask(apis, conversation, "And tomorrow?")
     given = (await post(apis.http, "conversations", {"title": "Mine"}))["id"]
     assert (await get(apis, f"conversations/{given}"))["title_by"] == "person"
@@ -116,7 +116,7 @@ async def test_an_untitled_listed_conversation_gets_a_title_after_its_first_repl
     await ask(apis, after_call, [{"type": "function_call_output", "call_id": "c", "output": "4"}])
     assert (len(titles.requests), ended(apis, "written")) == (1, 1)
 
-    # A person's title replaces the model's, even if both are equal.
+    # A person's title replaces the model's title, even if both titles are equal.
     answer = await post(apis.http, f"conversations/{conversation}", {"title": "Rain in Oslo"})
     assert (answer["title"], answer["title_by"]) == ("Rain in Oslo", "person")
 

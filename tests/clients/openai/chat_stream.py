@@ -1,4 +1,4 @@
-"""Chat Completions with the stream helper of the OpenAI SDK for Python. Its final messages go into the next request as they are."""
+"""Chat Completions with the stream helper of the OpenAI SDK for Python. The program sends the helper's final messages again as they are."""
 
 import json
 from pathlib import Path

@@ -24,7 +24,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         (400, "gemma3 does not support tools", "tools", "tools"),
         (400, "Custom tools are not supported with this model", "custom_tools tools", "custom_tools"),
         (None, "Image input is not enabled for this model", "image", "image"),
-        # These are about one part or one request, not about the model.
+        # These messages are about one part or one request, not about the model.
         (400, "You uploaded an unsupported image. It must have one of these formats", "image", ""),
         (400, "This image format is not supported", "image", ""),
         (400, "Could not download the image: the host does not have it", "image", ""),
