@@ -178,7 +178,7 @@ async def test_a_copy_is_deleted_with_its_original(write: Writer, reader: EventR
         assert [new.item_id for new in copies if new.item_id in ids] == kept
 
 
-async def test_deleted_items_finds_only_items_and_responses_of_one_tenant(write: Writer, reader: EventReader) -> None:
+async def test_only_deletions_in_the_readers_tenant_are_found(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start()
     [item_id, kept] = await write.append(conversation_id, "a", "b")
     response_id, _ = await write.request_reply(conversation_id, "?")

@@ -30,7 +30,9 @@ from infrastructure.settings import ModelSettings, Settings
         ("", 200_000, "o200k_base", 0.8, ["window", "price"]),
     ],
 )
-def test_a_model_is_found_by_its_name(name: str, window: int, encoding: str, safety: float, unknown: list[str]) -> None:
+def test_the_name_of_a_model_gives_its_window_encoding_and_safety(
+    name: str, window: int, encoding: str, safety: float, unknown: list[str]
+) -> None:
     models = Models(Settings())
     assert (models.window(name), models.encoding(name), models.facts(name).safety) == (window, encoding, safety)
     assert models.unknown(name) == unknown

@@ -297,7 +297,7 @@ def test_a_penalty_of_zero_is_not_sent() -> None:
         assert not parameters.keys() & body.keys()
 
 
-def test_renderers_of_items_and_of_transcripts_are_told_apart() -> None:
+def test_renderer_6_refuses_items_and_renderer_5_refuses_transcripts() -> None:
     with pytest.raises(ValueError, match="No renderer 6 of items"):
         rendered(6)
     with pytest.raises(ValueError, match="No renderer 6 of items"):

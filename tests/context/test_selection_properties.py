@@ -1,4 +1,4 @@
-"""Random conversations and windows. What a model is shown fits in the budget, and cuts no turn.
+"""Random conversations and windows. The items that a model is shown fit in the budget, and no turn is cut.
 
 `scripts/test tests/context/test_selection_properties.py -m endless` tries ten thousand conversations.
 """
@@ -158,7 +158,7 @@ def _texts(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-def test_what_is_shown_fits_and_cuts_no_turn(examples: int) -> None:
+def test_the_shown_items_fit_and_no_turn_is_cut(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(conversations(), st.integers(0, 900), windows)
     def property_holds(drawn: tuple[ContextInput, str, str | None], budget: int, stable: StableWindow | None) -> None:

@@ -1,4 +1,4 @@
-"""Truncated texts and portions have at most the allowed size. A portion ends with a turn if possible."""
+"""Truncated texts, and portions of small items, have at most the allowed size. A portion ends with a turn if possible."""
 
 import random
 from typing import Any
@@ -23,7 +23,7 @@ def test_a_truncated_text_is_never_longer_than_allowed(encoding: str) -> None:
         assert count(omit_middle(text, max_tokens, lambda part: count(part, encoding)), encoding) <= max_tokens
 
 
-def test_a_portion_has_at_most_the_given_tokens() -> None:
+def test_a_portion_of_small_items_has_at_most_the_given_tokens() -> None:
     randomness = random.Random(4)
     for _ in range(300):
         items: list[dict[str, Any]] = [

@@ -44,7 +44,7 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], Command | None], int
     conversation_commands.reopen: 10,
 }
 NOT_AT_ONCE = (conversation_commands.share, conversation_commands.unshare, conversation_commands.fork_with_tail)
-"""The first two can end a subject's access before the test has read the result.
+"""The first two commands can end a subject's access before the test has read the result.
 
 The third command is malformed if the head is moved elsewhere.
 """

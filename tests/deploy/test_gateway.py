@@ -185,7 +185,7 @@ def test_a_websocket_goes_to_the_command_side(gateway: Gateway) -> None:
     ("method", "headers", "side"),
     [
         ("GET", {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}, "queries"),
-        ("GET", {"Upgrade": "websocket"}, "queries"),  # not an upgrade request without `Connection: Upgrade`
+        ("GET", {"Upgrade": "websocket"}, "queries"),  # without `Connection: Upgrade`, this is no upgrade request
         ("POST", {"Connection": "Upgrade", "Upgrade": "websocket"}, "commands"),
     ],
 )

@@ -74,7 +74,7 @@ class LogCopy:
     def faults(self) -> list[str]:
         """Faults of the streams, and texts that are stored twice.
 
-        Copies of items do not count, because continuing a reply that did not complete may copy its items.
+        Copies of items do not count, because a reply may copy the items of a reply that did not complete.
         """
         texts = Counter(
             text_of(from_stored(recorded.event.item))

@@ -1,7 +1,4 @@
-"""Fifty requests at once to one conversation, for each value of `on_busy`, while an api is killed.
-
-Also a reply that waits in a frozen api.
-"""
+"""Many requests at once to one conversation, while an api is killed. A waiting reply, while its api is frozen."""
 
 import signal
 from collections.abc import Awaitable, Callable

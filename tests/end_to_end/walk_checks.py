@@ -111,7 +111,10 @@ class WalkChecks:
         return bool(deleted & set(recorded.transcript.items))
 
     def must_be_blanked(self, recorded: RecordedRequest) -> bool:
-        """Whether a quoted item was deleted later. New items that joined are quoted. A matching path is quoted too."""
+        """Whether an item of the request was deleted later.
+
+        New items count if they have joined. The items of the path count if the transcript begins with the path.
+        """
         before = [self.model.items[item_id] for item_id in self.model.path(recorded.after)]
         count = len(recorded.transcript.items) - recorded.new_count
         if tuple(item.meaning for item in before if item.meaning) != recorded.transcript.items[:count]:

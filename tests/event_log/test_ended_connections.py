@@ -45,7 +45,7 @@ usual_end = pytest.mark.parametrize(
 
 
 @every_end
-def test_calls_in_flight_have_an_unknown_outcome_when_the_server_ends(
+def test_calls_in_flight_have_an_unknown_outcome_when_their_connection_ends(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -92,7 +92,7 @@ def test_the_next_call_succeeds_after_the_server_ended_an_idle_connection(
 
 
 @usual_end
-def test_look_ups_in_flight_are_repeated_when_the_server_ends(
+def test_look_ups_in_flight_are_repeated_when_their_connection_ends(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:
@@ -118,7 +118,7 @@ def test_look_ups_in_flight_are_repeated_when_the_server_ends(
 
 
 @usual_end
-def test_a_read_fails_at_once_when_the_server_ends(settings: Settings, last_bytes: bytes, reset: bool) -> None:
+def test_a_read_fails_at_once_when_its_connection_ends(settings: Settings, last_bytes: bytes, reset: bool) -> None:
     async def scenario(proxy: EndingProxy) -> None:
         async def read(pool: Pool, seconds: float) -> None:
             async with pool.connection() as connection:
@@ -137,7 +137,7 @@ def test_a_read_fails_at_once_when_the_server_ends(settings: Settings, last_byte
 
 
 @usual_end
-def test_a_listener_listens_again_at_once_after_the_server_ended(
+def test_a_listener_listens_again_at_once_after_its_connection_ended(
     settings: Settings, last_bytes: bytes, reset: bool
 ) -> None:
     async def scenario(proxy: EndingProxy) -> None:

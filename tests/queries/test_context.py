@@ -83,7 +83,7 @@ async def test_the_count_of_left_out_items_may_include_deleted_ones(
     assert body["left_out"] == [{"from": None, "to": left_out[-1], "count": len(left_out), "reason": "budget"}]
 
 
-async def test_nothing_is_left_out_if_all_items_are_sent(
+async def test_a_retracted_item_is_not_shown_as_left_out(
     small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
