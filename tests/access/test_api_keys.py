@@ -239,7 +239,7 @@ async def test_a_key_whose_row_is_deleted_is_refused_after_a_full_read(settings:
         await keys.principal_of(other.secret)
 
 
-async def test_the_last_use_of_a_key_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
+async def test_a_keys_last_use_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
     used, unused, late = (store_new_key(settings.postgres_url) for _ in range(3))
     log = Log(settings.postgres_url)
 

@@ -1,4 +1,4 @@
-"""Redis refuses commands while replies run. Live events may be lost, but records are kept."""
+"""Redis refuses commands while replies run. Clients still get complete streams."""
 
 import asyncio
 import threading
@@ -58,7 +58,7 @@ class SteppedAnswer:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_replies_are_streamed_while_redis_refuses_commands(
+async def test_streams_are_complete_although_redis_refuses_commands(
     fault: Fault, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()

@@ -42,7 +42,7 @@ def client(running: System) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def urls(running: System) -> list[str]:
-    """The URLs of both apis. Requests to these URLs bypass the gateway."""
+    """The URLs of both apis. Each URL leads to one api."""
     return [running.env["API_1_URL"], running.env["API_2_URL"]]
 
 
