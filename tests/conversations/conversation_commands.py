@@ -1,33 +1,65 @@
 """Random commands on whole conversations."""
 
-from collections.abc import Callable
 from typing import Any
 
-from tests.conversations.conversation_model import ModelConversation, ModelItem, Role
+from tests.conversations.conversation_model import EVERYONE, ModelConversation
 from tests.conversations.draws import SUBJECTS, Command, Draws
+from tests.conversations.model_parts import ModelItem, Role
 
 
 def create(draws: Draws) -> Command:
     owner, title = draws.random.choice(SUBJECTS), draws.text()
+    metadata, instructions = random_metadata(draws), draws.one_of((None, draws.text()))
+    texts = [draws.text() for _ in range(draws.random.randrange(4))]
     stopped = draws.random.choice(("drop", "keep"))
 
     def apply(answer: Any) -> None:
         created = ModelConversation(
-            id=answer["id"], owner=owner, title=title, position=answer["position"], keeps_stopped=stopped == "keep"
+            id=answer["id"],
+            owner=owner,
+            title=title,
+            instructions=instructions,
+            metadata=metadata,
+            position=answer["position"],
+            keeps_stopped=stopped == "keep",
         )
+        items = zip(answer["created"], texts, strict=True)
+        if texts:
+            created.append(*(ModelItem(id=item["id"], text=text, role="user", author=owner) for item, text in items))
+        created.note_state(answer["version"])
         draws.model.conversations.append(created)
 
-    body = {"title": title, "context_policy": {"stopped": stopped}}
+    body = {
+        "title": title,
+        "metadata": metadata,
+        "instructions": instructions,
+        "context_policy": {"stopped": stopped},
+        "items": [{"role": "user", "content": text} for text in texts],
+    }
     return Command(name="create", subject=owner, path="/v1/conversations", body=body, apply=apply)
 
 
+def random_metadata(draws: Draws) -> dict[str, str]:
+    return {"kind": draws.random.choice(("work", "play"))} if draws.random.random() < 0.5 else {}
+
+
 def describe(draws: Draws, conversation: ModelConversation) -> Command:
-    title = draws.text()
+    changes: dict[str, Any] = {
+        "title": draws.one_of((None, draws.text())),
+        "instructions": draws.one_of((None, draws.text())),
+        "metadata": random_metadata(draws),
+        "context_policy": {"stopped": draws.random.choice(("drop", "keep"))},
+    }
+    body = {name: changes[name] for name in draws.random.sample([*changes], draws.random.randint(1, 4))}
 
     def apply(_: Any) -> None:
-        conversation.title = title
+        conversation.title = body.get("title", conversation.title)
+        conversation.instructions = body.get("instructions", conversation.instructions)
+        conversation.metadata = body.get("metadata", conversation.metadata)
+        if "context_policy" in body:
+            conversation.keeps_stopped = body["context_policy"]["stopped"] == "keep"
 
-    return draws.command("describe", conversation, apply, body={"title": title})
+    return draws.command("describe", conversation, apply, body=body)
 
 
 def archive(draws: Draws, conversation: ModelConversation) -> Command:
@@ -58,83 +90,30 @@ def _end_or_reopen(draws: Draws, conversation: ModelConversation, *, ended: bool
 
 def delete(draws: Draws, conversation: ModelConversation) -> Command:
     def apply(_: Any) -> None:
-        conversation.deleted = True
+        draws.model.delete(conversation)
 
     return draws.command("delete", conversation, apply, subject=conversation.owner, method="DELETE")
 
 
 def share(draws: Draws, conversation: ModelConversation) -> Command:
-    other = SUBJECTS[1 - SUBJECTS.index(conversation.owner)]
+    target = draws.shared_with(conversation)
     role: Role = draws.random.choice(("reader", "writer"))
 
     def apply(_: Any) -> None:
-        conversation.shares[other] = role
+        conversation.shares[target] = role
 
-    body = {"with": {"subject": other}, "role": role}
+    named = {"tenant": True} if target == EVERYONE else {"subject": target}
+    body = {"with": named, "role": role}
     return draws.command("share", conversation, apply, "/shares", body, subject=conversation.owner)
 
 
 def unshare(draws: Draws, conversation: ModelConversation) -> Command | None:
-    if not conversation.shares:
+    target = draws.one_of([*conversation.shares])
+    if target is None:
         return None
-    [other] = conversation.shares
 
     def apply(_: Any) -> None:
-        del conversation.shares[other]
+        del conversation.shares[target]
 
-    suffix = f"/shares?subject={other}"
+    suffix = "/shares?tenant=true" if target == EVERYONE else f"/shares?subject={target}"
     return draws.command("unshare", conversation, apply, suffix, subject=conversation.owner, method="DELETE")
-
-
-def fork_at_item(draws: Draws, conversation: ModelConversation) -> Command | None:
-    if (item := draws.item(conversation)) is None:
-        return None
-    return _fork(draws, conversation, {"item": item.id}, lambda: (item, conversation.pinned))
-
-
-def fork_with_tail(draws: Draws, conversation: ModelConversation) -> Command | None:
-    item = draws.one_of(conversation.shown(conversation.head))
-    if item is None:
-        return None
-    body = {"item": item.id, "include_after": True}
-    return _fork(draws, conversation, body, lambda: (conversation.head, conversation.pinned))
-
-
-def fork_at_version(draws: Draws, conversation: ModelConversation) -> Command | None:
-    if not conversation.states:
-        return None
-    version, state = draws.random.choice([*conversation.states.items()])
-    return _fork(draws, conversation, {"version": version}, lambda: (state.head, state.pinned))
-
-
-def fork(draws: Draws, conversation: ModelConversation) -> Command:
-    return _fork(draws, conversation, {}, lambda: (conversation.head, conversation.pinned))
-
-
-def _fork(
-    draws: Draws,
-    conversation: ModelConversation,
-    body: Any,
-    begins_with: Callable[[], tuple[ModelItem | None, list[ModelItem]]],
-) -> Command:
-    """`begins_with` returns the last item that the fork inherits, and the pinned items of the origin."""
-    owner = draws.reader(conversation)
-
-    def apply(answer: Any) -> None:
-        base, pinned = begins_with()
-        path = base.path if base else []
-        forked = ModelConversation(
-            id=answer["id"],
-            owner=owner,
-            title=answer["title"],
-            position=answer["position"],
-            keeps_stopped=conversation.keeps_stopped,
-            origin=conversation,
-            base=base,
-            head=base,
-            pinned=[item for item in pinned if item in path],
-        )
-        draws.model.conversations.append(forked)
-
-    name = f"fork at {[*body]}"
-    return draws.command(name, conversation, apply, "/fork", body, subject=owner)

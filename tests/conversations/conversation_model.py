@@ -1,66 +1,39 @@
 """A model in memory of conversations with branches and forks."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from msgspec import Struct, field
 
-Role = Literal["reader", "writer"]
+from tests.conversations.model_parts import (
+    ModelFeedback,
+    ModelItem,
+    ModelResponse,
+    ModelState,
+    ModelSummary,
+    Role,
+    RunningReply,
+    path_to,
+)
 
-
-class ModelItem(Struct, eq=False, kw_only=True):
-    """`parent`: the item before this one. `response`: the completed response that has this item in its output.
-
-    `retracted`: whether this item was retracted in its own conversation.
-    """
-
-    id: str
-    text: str
-    role: str
-    author: str
-    response: str | None = None
-    parent: "ModelItem | None" = None
-    conversation: "ModelConversation | None" = None
-    retracted: bool = False
-
-    @property
-    def path(self) -> "list[ModelItem]":
-        return [self] if self.parent is None else [*self.parent.path, self]
-
-
-class ModelFeedback(Struct, frozen=True):
-    rating: int
-    labels: tuple[str, ...]
-    comment: str | None
-
-
-class ModelState(Struct, frozen=True):
-    """`shown`: the items that the active path showed at this version."""
-
-    head: ModelItem | None
-    pinned: list[ModelItem]
-    shown: list[ModelItem]
-
-
-class ModelReply(Struct, eq=False):
-    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head when the reply was requested."""
-
-    at_head: bool
-    leaf: ModelItem | None
-    names_leaf: bool
-    head: ModelItem | None
+EVERYONE: Final = "*"
+"""Stands for everyone of the tenant in `shares`."""
 
 
 class ModelConversation(Struct, eq=False, kw_only=True):
     """`base`: the last item that a fork inherits. `head`: the last item of the active path.
 
-    `hidden`: inherited items that were retracted here. `feedback`: by (item or response id, subject).
-    `replies`: the number of completed replies, by subject. `states`: by version.
+    `hidden`: inherited items that were retracted here. `feedback`: by item or response id, and subject. `replies`,
+    `compactions`: how many were completed, by subject. `summaries`: those that can be undone, `undone`: those that can
+    be redone, the next one first. `states`: by version.
     """
 
     id: str
     owner: str
     title: str | None
+    instructions: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    listed: bool = True
     archived: bool = False
     ended: bool = False
     keeps_stopped: bool = False
@@ -73,17 +46,32 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     pinned: list[ModelItem] = field(default_factory=list)
     shares: dict[str, Role] = field(default_factory=dict)
     feedback: dict[tuple[ModelItem | str, str], ModelFeedback] = field(default_factory=dict)
-    running: dict[str, ModelReply] = field(default_factory=dict)
+    running: dict[str, RunningReply] = field(default_factory=dict)
+    responses: dict[str, ModelResponse] = field(default_factory=dict)
     replies: dict[str, int] = field(default_factory=dict)
+    compactions: dict[str, int] = field(default_factory=dict)
+    summaries: list[ModelSummary] = field(default_factory=list)
+    undone: list[ModelSummary] = field(default_factory=list)
+    inherited_summary: ModelSummary | None = None
     position: int = 0
+    version: int = 0
     states: dict[int, ModelState] = field(default_factory=dict)
 
     def is_readable_by(self, subject: str) -> bool:
-        return not self.deleted and (subject == self.owner or subject in self.shares)
+        return not self.deleted and (subject == self.owner or not self.shares.keys().isdisjoint((subject, EVERYONE)))
+
+    def is_writable_by(self, subject: str) -> bool:
+        roles = (self.shares.get(subject), self.shares.get(EVERYONE))
+        return not self.deleted and (subject == self.owner or "writer" in roles)
+
+    @property
+    def lineage(self) -> "list[ModelConversation]":
+        """This conversation, its origin, and so on."""
+        return [self, *(self.origin.lineage if self.origin else ())]
 
     @property
     def inherited(self) -> list[ModelItem]:
-        return [] if self.base is None else self.base.path
+        return path_to(self.base)
 
     @property
     def nodes(self) -> list[ModelItem]:
@@ -93,6 +81,16 @@ class ModelConversation(Struct, eq=False, kw_only=True):
             *self.items,
         ]
 
+    @property
+    def leaves(self) -> list[ModelItem]:
+        """The items that no other item comes after."""
+        parents = [node.parent for node in self.nodes]
+        return [node for node in self.nodes if node not in parents]
+
+    def item(self, item_id: str | None) -> ModelItem | None:
+        """The item with this id; None for None."""
+        return next(item for item in (*self.inherited, *self.items) if item.id == item_id) if item_id else None
+
     def shows(self, item: ModelItem) -> bool:
         """False for items of deleted conversations, and for items retracted in their own conversation, here, or between."""
         if item.conversation is self:
@@ -100,11 +98,15 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return item not in self.hidden and self.origin is not None and self.origin.shows(item)
 
     def shown(self, leaf: ModelItem | None) -> list[ModelItem]:
-        return [] if leaf is None else [item for item in leaf.path if self.shows(item)]
+        return [item for item in path_to(leaf) if self.shows(item)]
 
     def siblings(self, item: ModelItem) -> list[ModelItem]:
         """The shown items with the same parent, this one included, oldest first."""
         return [node for node in self.nodes if node.parent is item.parent and self.shows(node)]
+
+    def is_deleted_with_response(self, item: ModelItem) -> bool:
+        """Such an item cannot be restored in an unlisted conversation."""
+        return not self.listed and any(each.deleted and item in each.items for each in self.responses.values())
 
     def append(self, *items: ModelItem) -> None:
         self._add(items, self.head)
@@ -128,20 +130,8 @@ class ModelConversation(Struct, eq=False, kw_only=True):
                 reply.at_head = True
         self.head = item
 
-    def request_reply(self, response_id: str, *named: ModelItem | None) -> None:
-        leaf = named[0] if named else None
-        self.running[response_id] = ModelReply(not named, leaf, bool(named), self.head)
-
-    def complete_reply(self, response_id: str, subject: str, *items: ModelItem) -> None:
-        self.replies[subject] = self.replies.get(subject, 0) + 1
-        self._join(response_id, *items)
-
-    def stop_reply(self, response_id: str, *items: ModelItem) -> None:
-        self._join(response_id, *(items if self.keeps_stopped else ()))
-
-    def _join(self, response_id: str, *items: ModelItem) -> None:
-        """If the request named a leaf, the head moves to the last item, unless another command moved the head."""
-        reply = self.running.pop(response_id)
+    def join(self, reply: RunningReply, items: Sequence[ModelItem]) -> None:
+        """The items of a reply join. If its request named a leaf, the head moves to the last item, unless another command moved the head."""
         if not items:
             return None
         if reply.at_head:
@@ -157,16 +147,47 @@ class ModelConversation(Struct, eq=False, kw_only=True):
             self.items.append(item)
             after = item
 
+    def active_summary(
+        self, leaf: ModelItem | None, summaries: Sequence[ModelSummary] | None = None
+    ) -> ModelSummary | None:
+        """The summary that counts on the path to `leaf`. `summaries`: those of an earlier version."""
+        path = path_to(leaf)
+        usable = self.summaries if summaries is None else summaries
+        summary = next((each for each in reversed(usable) if each.last in path), None)
+        while summary is not None and summary.is_withdrawn_in(self):
+            summary = summary.replaces
+        if summary is not None:
+            return summary
+        summary = self.inherited_summary
+        while summary is not None and (summary.last not in path or summary.is_withdrawn_in(self)):
+            summary = summary.replaces
+        return summary
+
+    def state_at(self, version: int) -> ModelState:
+        return self.states[max(known for known in self.states if known <= version)]
+
     def note_state(self, version: int) -> None:
-        self.states[version] = ModelState(self.head, [*self.pinned], self.shown(self.head))
+        self.version = max(self.version, version)
+        self.states[version] = ModelState(
+            head=self.head,
+            pinned=[*self.pinned],
+            shown=self.shown(self.head),
+            summaries=[*self.summaries],
+            instructions=self.instructions,
+            keeps_stopped=self.keeps_stopped,
+        )
 
 
 class ConversationModel(Struct):
     conversations: list[ModelConversation] = field(default_factory=list)
+    summaries: list[ModelSummary] = field(default_factory=list)
 
     @property
     def existing(self) -> list[ModelConversation]:
         return [conversation for conversation in self.conversations if not conversation.deleted]
+
+    def conversation(self, conversation_id: str) -> ModelConversation | None:
+        return next((each for each in self.conversations if each.id == conversation_id), None)
 
     def readable_by(self, subject: str) -> list[ModelConversation]:
         return [conversation for conversation in self.conversations if conversation.is_readable_by(subject)]
@@ -178,3 +199,35 @@ class ConversationModel(Struct):
             for item in conversation.nodes
             if conversation.shows(item) and word in item.text.split()
         }
+
+    def retract(self, conversation: ModelConversation, item: ModelItem) -> None:
+        if item.conversation is conversation:
+            item.retracted = True
+        else:
+            conversation.hidden.append(item)
+        self._withdraw_summaries(conversation, item)
+
+    def restore(self, conversation: ModelConversation, item: ModelItem) -> None:
+        if conversation.shows(item):
+            return  # another command restored it first
+        if item.conversation is conversation:
+            item.retracted = False
+        else:
+            conversation.hidden.remove(item)
+        if item in conversation.pinned:
+            conversation.pinned.remove(item)
+        self._withdraw_summaries(conversation, item)
+
+    def delete(self, conversation: ModelConversation) -> None:
+        conversation.deleted = True
+        for summary in self.summaries:
+            if conversation in summary.conversation.lineage:
+                summary.changed_in.append(conversation)
+
+    def _withdraw_summaries(self, conversation: ModelConversation, item: ModelItem) -> None:
+        for summary in self.summaries:
+            if summary.covers(item, conversation):
+                summary.changed_in.append(conversation)
+        depth = len(item.path)
+        conversation.summaries = [each for each in conversation.summaries if len(each.last.path) < depth]
+        conversation.undone = [each for each in conversation.undone if len(each.last.path) < depth]

@@ -7,20 +7,23 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from tests.conversations.conversation_model import ConversationModel, ModelConversation, ModelItem
+from tests.conversations.conversation_model import EVERYONE, ConversationModel, ModelConversation
+from tests.conversations.model_parts import ModelItem
+from tests.conversations.reply_records import ReplyRecord
 
 SUBJECTS = ("ann", "bob")
 COMMON_WORDS = ("river", "Straße", "naïve", "東京都", "ข้าวผัด")
 
 Apply = Callable[[Any], None]
+ReplyStep = Callable[[ModelConversation, ReplyRecord], None]
 T = TypeVar("T")
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """`apply` changes the model as the command changes the store. It gets the answer's body.
+    """`apply` changes the model as the command changes the store. It gets the answer's body, with `position` and `version`.
 
-    `start` changes the model when a reply is requested. It gets the response's id. `stops_after`: seconds until the
-    reply is cancelled.
+    `conversation`: the one that the command changes, forks, or continues. `refusals`: the codes of errors that the
+    command may get even if no other command is sent. `content`: a body that is not JSON.
     """
 
     name: str
@@ -28,10 +31,44 @@ class Command(Struct, frozen=True, kw_only=True):
     method: str = "POST"
     path: str
     body: Any = None
+    content: bytes | None = None
     conversation: ModelConversation | None = None
-    start: Apply | None = None
-    stops_after: float | None = None
+    refusals: frozenset[str] = frozenset()
     apply: Apply
+
+
+class ReplyCommand(Struct, frozen=True, kw_only=True):
+    """A request for a reply.
+
+    `start` changes the model at the request of the reply, `finish` at its end. `opens`: makes the conversation of the
+    reply, from the data of its first event. None: the reply goes into `conversation`. `stop`: the method that ends the reply
+    `stops_after` seconds. `waits`: reads the response until it has ended. `fails`: the answer must be an error.
+    """
+
+    name: str
+    subject: str
+    path: str = "/v1/responses"
+    body: Any
+    conversation: ModelConversation
+    refusals: frozenset[str] = frozenset()
+    start: ReplyStep
+    finish: ReplyStep
+    opens: Callable[[Any], ModelConversation] | None = None
+    stop: str | None = None
+    stops_after: float = 0
+    waits: bool = False
+    fails: bool = False
+
+    @property
+    def method(self) -> str:
+        return "POST"
+
+    @property
+    def content(self) -> None:
+        return None
+
+
+AnyCommand = Command | ReplyCommand
 
 
 class Draws:
@@ -54,11 +91,16 @@ class Draws:
         return self.one_of([item for item in conversation.nodes if conversation.shows(item)])
 
     def writer(self, conversation: ModelConversation) -> str:
-        writers = [subject for subject, role in conversation.shares.items() if role == "writer"]
-        return self.random.choice([conversation.owner, *writers])
+        return self.random.choice([each for each in SUBJECTS if conversation.is_writable_by(each)])
 
     def reader(self, conversation: ModelConversation) -> str:
-        return self.random.choice([conversation.owner, *conversation.shares])
+        return self.random.choice([each for each in SUBJECTS if conversation.is_readable_by(each)])
+
+    def other_than(self, subject: str) -> str:
+        return SUBJECTS[1 - SUBJECTS.index(subject)]
+
+    def shared_with(self, conversation: ModelConversation) -> str:
+        return self.random.choice((self.other_than(conversation.owner), EVERYONE))
 
     def command(
         self,
@@ -70,6 +112,7 @@ class Draws:
         *,
         subject: str | None = None,
         method: str = "POST",
+        refusals: frozenset[str] = frozenset(),
     ) -> Command:
         return Command(
             name=name,
@@ -78,5 +121,6 @@ class Draws:
             path=f"/v1/conversations/{conversation.id}{suffix}",
             body=body,
             conversation=conversation,
+            refusals=refusals,
             apply=apply,
         )

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from tests.conversations.conversation_model import ModelConversation, ModelFeedback, ModelItem
+from tests.conversations.conversation_model import ModelConversation
 from tests.conversations.draws import Command, Draws
+from tests.conversations.model_parts import ModelFeedback, ModelItem
 
 LABELS = ("wrong", "funny", "long")
 
@@ -13,7 +14,9 @@ def rate_item(draws: Draws, conversation: ModelConversation) -> Command | None:
 
 
 def rate_response(draws: Draws, conversation: ModelConversation) -> Command | None:
-    return _give(draws, conversation, draws.one_of([item.response for item in conversation.items if item.response]))
+    return _give(
+        draws, conversation, draws.one_of([each.id for each in conversation.responses.values() if not each.deleted])
+    )
 
 
 def _give(draws: Draws, conversation: ModelConversation, rated: ModelItem | str | None) -> Command | None:
@@ -41,7 +44,7 @@ def _give(draws: Draws, conversation: ModelConversation, rated: ModelItem | str 
 
 
 def withdraw(draws: Draws, conversation: ModelConversation) -> Command | None:
-    given = [key for key in conversation.feedback if key[1] == conversation.owner or key[1] in conversation.shares]
+    given = [key for key in conversation.feedback if conversation.is_readable_by(key[1])]
     if (key := draws.one_of(given)) is None:
         return None
     rated, by = key

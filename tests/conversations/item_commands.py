@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from tests.conversations.conversation_model import ModelConversation, ModelItem
+from tests.conversations.conversation_model import ModelConversation
 from tests.conversations.draws import Command, Draws
+from tests.conversations.model_parts import ModelItem
 
 
 def append(draws: Draws, conversation: ModelConversation) -> Command:
@@ -44,30 +45,20 @@ def retract(draws: Draws, conversation: ModelConversation) -> Command | None:
         return None
 
     def apply(_: Any) -> None:
-        if item.conversation is conversation:
-            item.retracted = True
-        else:
-            conversation.hidden.append(item)
+        draws.model.retract(conversation, item)
 
     return draws.command("retract", conversation, apply, f"/items/{item.id}", method="DELETE")
 
 
 def restore(draws: Draws, conversation: ModelConversation) -> Command | None:
-    """Restores an item that was retracted here and is not deleted in the origin."""
-    own = [item for item in conversation.items if item.retracted]
+    """Restores an item that was retracted here, is not deleted in the origin, and was not deleted with its response."""
+    own = [item for item in conversation.items if item.retracted and not conversation.is_deleted_with_response(item)]
     hidden = [item for item in conversation.hidden if conversation.origin and conversation.origin.shows(item)]
     if (item := draws.one_of([*own, *hidden])) is None:
         return None
 
     def apply(_: Any) -> None:
-        if conversation.shows(item):
-            return  # another command restored it first
-        if item.conversation is conversation:
-            item.retracted = False
-        else:
-            conversation.hidden.remove(item)
-        if item in conversation.pinned:
-            conversation.pinned.remove(item)
+        draws.model.restore(conversation, item)
 
     return draws.command("restore", conversation, apply, f"/items/{item.id}/restore")
 

@@ -15,7 +15,7 @@ Matches = Callable[[ModelConversation], bool]
 
 
 async def check_lists(apis: Apis, model: ConversationModel, reader: Principal) -> None:
-    everything = model.readable_by(reader.subject)
+    everything = [each for each in model.readable_by(reader.subject) if each.listed]
     by_activity = sorted(everything, key=lambda conversation: conversation.position)
     entries = await _read_both_ways(apis, reader, order_by="activity", order="asc")
     assert [entry["id"] for entry in entries] == [conversation.id for conversation in by_activity]
@@ -32,6 +32,7 @@ def shown(conversation: ModelConversation) -> dict[str, Any]:
     return {
         "title": conversation.title,
         "owner": conversation.owner,
+        "metadata": conversation.metadata,
         "archived": conversation.archived,
         "status": "ended" if conversation.ended else "active",
         "item_count": sum(not item.retracted for item in conversation.items),
@@ -46,6 +47,7 @@ def _filters(everything: list[ModelConversation], subject: str) -> list[tuple[Ma
         ({"archived": "true"}, lambda conversation: conversation.archived),
         ({"status": "ended"}, lambda conversation: conversation.ended),
         ({"archived": "false", "shared": "false"}, lambda one: not one.archived and one.owner == subject),
+        ({"metadata[kind]": "play"}, lambda one: one.metadata.get("kind") == "play"),
         ({"shared": "true"}, lambda conversation: conversation.owner != subject),
     ]
     if everything and (title := everything[-1].title):

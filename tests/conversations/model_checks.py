@@ -4,9 +4,10 @@ from typing import Any
 
 from infrastructure.access.principal import Principal
 from tests.access.apis_as import Apis, user
-from tests.conversations.conversation_model import ConversationModel, ModelConversation, ModelFeedback, ModelItem
+from tests.conversations.conversation_model import ConversationModel, ModelConversation
 from tests.conversations.draws import COMMON_WORDS, SUBJECTS
 from tests.conversations.list_checks import check_lists
+from tests.conversations.model_parts import ModelFeedback, ModelItem
 from tests.conversations.reads import read, read_all, read_json
 
 CHECKED_LEAVES = 2
@@ -57,6 +58,25 @@ class ModelChecks:
         await self._check_context(subject, conversation)
         await self._check_tree(subject, conversation)
         await self._check_feedback(subject, conversation)
+        await self._check_responses(subject, conversation)
+        document = await self._get(subject, f"/v1/conversations/{conversation.id}")
+        assert (document["instructions"], document["metadata"]) == (conversation.instructions, conversation.metadata)
+
+    async def _check_responses(self, subject: str, conversation: ModelConversation) -> None:
+        entries = await self._all(subject, f"/v1/conversations/{conversation.id}/responses", 20)
+        listed = sorted(
+            (entry["id"], entry["status"], [item["id"] for item in entry["output"] if entry["status"] == "completed"])
+            for entry in entries
+        )
+        assert listed == sorted(
+            (
+                each.id,
+                each.status,
+                [item.id for item in each.answers if not item.retracted and each.status == "completed"],
+            )
+            for each in conversation.responses.values()
+            if not each.deleted
+        )
 
     async def _check_path(
         self, subject: str, conversation: ModelConversation, last: ModelItem | None, **parameters: Any
@@ -85,9 +105,14 @@ class ModelChecks:
 
     async def _check_context(self, subject: str, conversation: ModelConversation) -> None:
         context = await self._get(subject, f"/v1/conversations/{conversation.id}/context")
-        shown = conversation.shown(conversation.head)
+        summary = conversation.active_summary(conversation.head)
+        covered = summary.last.path if summary else []
+        sent = [
+            item for item in conversation.shown(conversation.head) if item not in covered or item in conversation.pinned
+        ]
+        assert (context["summary"] or {}).get("id") == (summary.id if summary else None)
         entries = [(entry["id"], entry["item"]["content"][0]["text"], entry["pinned"]) for entry in context["items"]]
-        assert entries == [(item.id, item.text, item in conversation.pinned) for item in shown]
+        assert entries == [(item.id, item.text, item in conversation.pinned) for item in sent]
 
     async def _check_tree(self, subject: str, conversation: ModelConversation) -> None:
         path = f"/v1/conversations/{conversation.id}/tree"
@@ -153,12 +178,15 @@ class ModelChecks:
 
     async def _check_usage(self, subject: str) -> None:
         usage = await self._get(subject, "/v1/usage", group_by="conversation,user")
-        assert sorted((row["conversation"], row["replies"], row["input_tokens"]) for row in usage["data"]) == sorted(
-            (conversation.id, replies, replies * PROVIDER_TOKENS)
-            for conversation in self._model.conversations
-            for by, replies in conversation.replies.items()
-            if by == subject
-        )
+        counted = {
+            each.id: (each.replies.get(subject, 0), each.compactions.get(subject, 0))
+            for each in self._model.conversations
+            if subject in each.replies or subject in each.compactions
+        }
+        assert {row["conversation"]: (row["replies"], row["summaries"]) for row in usage["data"]} == counted
+        for row in usage["data"]:
+            least = (row["replies"] + row["summaries"]) * PROVIDER_TOKENS  # a summary may take several requests
+            assert row["input_tokens"] == least or (row["summaries"] and row["input_tokens"] > least)
 
 
 def _id_of(rated: ModelItem | str) -> str:
@@ -166,8 +194,10 @@ def _id_of(rated: ModelItem | str) -> str:
 
 
 def _comment(conversation: ModelConversation, rated: ModelItem | str, given: ModelFeedback) -> str:
-    """Empty if the item is deleted."""
-    is_deleted = isinstance(rated, ModelItem) and not conversation.shows(rated)
+    """Empty if the item or the response is deleted."""
+    is_deleted = (
+        not conversation.shows(rated) if isinstance(rated, ModelItem) else conversation.responses[rated].deleted
+    )
     return "" if is_deleted else given.comment or ""
 
 

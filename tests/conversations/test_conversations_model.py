@@ -14,11 +14,13 @@ from collections.abc import Iterator
 import pytest
 
 from infrastructure.ids import mint
-from infrastructure.settings import Settings
+from infrastructure.settings import ModelSettings, Settings
 from infrastructure.stores import redis
 from projections.views.catalog import MONGO_VIEWS
 from tests.access.apis_as import open_apis, projecting
+from tests.conversations.compaction_commands import SUMMARY_MODEL, SUMMARY_WINDOW
 from tests.conversations.conversation_model import ConversationModel
+from tests.conversations.failed_replies import FAILING_MODEL
 from tests.conversations.model_checks import ModelChecks
 from tests.conversations.random_commands import RandomCommands
 from tests.conversations.reply_commands import ENDLESS_MODEL
@@ -32,7 +34,7 @@ BATCHES = int(os.environ.get("HISTORY_BATCHES", "8"))
 @pytest.fixture
 def provider() -> Iterator[ScriptedProvider]:
     for provider in scripted_provider():
-        provider.models.append(ENDLESS_MODEL)
+        provider.models += [ENDLESS_MODEL, FAILING_MODEL, SUMMARY_MODEL]
         yield provider
 
 
@@ -50,13 +52,18 @@ async def test_after_random_commands_the_reads_equal_the_model(
     seed: int, batches: int, settings: Settings, provider: ScriptedProvider
 ) -> None:
     settings = settings.model_copy(
-        update={"openai_base_url": provider.url, "default_model": "scripted", "model_window": 50_000}
+        update={
+            "openai_base_url": provider.url,
+            "default_model": "scripted",
+            "model_window": 50_000,
+            "models": {SUMMARY_MODEL: ModelSettings(window=SUMMARY_WINDOW, safety=1)},
+        }
     )
     tenant = mint("conv")
     client = redis.connect(settings)
-    async with open_apis(settings) as apis:
+    async with open_apis(settings) as apis, open_apis(settings) as other_apis:
         model = ConversationModel()
-        commands = RandomCommands(apis, provider, model, tenant, seed)
+        commands = RandomCommands([apis, other_apis], provider, model, tenant, seed)
         checks = ModelChecks(apis, model, tenant)
         try:
             async with projecting(apis.projector):

@@ -1,0 +1,125 @@
+"""The parts of a conversation in the model: items, summaries, replies, feedback."""
+
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from tests.conversations.conversation_model import ModelConversation
+
+Role = Literal["reader", "writer"]
+
+
+class ModelItem(Struct, eq=False, kw_only=True):
+    """`parent`: the item that it was appended after. `response`: the completed response that gave it as output.
+
+    `retracted`: whether it is deleted in its own conversation.
+    """
+
+    id: str
+    text: str
+    role: str
+    author: str
+    response: str | None = None
+    parent: "ModelItem | None" = None
+    conversation: "ModelConversation | None" = None
+    retracted: bool = False
+
+    @property
+    def path(self) -> "list[ModelItem]":
+        items, item = [self], self.parent
+        while item is not None:
+            items.append(item)
+            item = item.parent
+        return items[::-1]
+
+
+def path_to(leaf: ModelItem | None) -> list[ModelItem]:
+    return [] if leaf is None else leaf.path
+
+
+class ModelFeedback(Struct, frozen=True):
+    rating: int
+    labels: tuple[str, ...]
+    comment: str | None
+
+
+class ModelSummary(Struct, eq=False, kw_only=True):
+    """`last`: the last item that it covers. `replaces`: the earlier summary of the same conversation that it includes.
+
+    `changed_in`: the conversations in which an item that it covers was deleted or restored since.
+    """
+
+    conversation: "ModelConversation"
+    version: int
+    id: str
+    last: ModelItem
+    replaces: "ModelSummary | None" = None
+    changed_in: "list[ModelConversation]" = field(default_factory=list)
+
+    def is_withdrawn_in(self, conversation: "ModelConversation") -> bool:
+        return any(each in self.changed_in for each in conversation.lineage)
+
+    def covers(self, item: ModelItem, conversation: "ModelConversation") -> bool:
+        """Whether a deletion of the item in this conversation withdraws the summary.
+
+        In the summary's own conversation, and in its forks, this depends only on the item's depth.
+        """
+        is_deep = len(item.path) > len(self.last.path)
+        if conversation is self.conversation:
+            return not is_deep
+        if conversation in self.conversation.lineage:
+            return item in self.last.path
+        is_inherited = item.conversation is not conversation
+        return self.conversation in conversation.lineage and is_inherited and not is_deep
+
+
+class RunningReply(Struct, eq=False):
+    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head at its request."""
+
+    at_head: bool
+    leaf: ModelItem | None
+    names_leaf: bool
+    head: ModelItem | None
+
+
+class ModelResponse(Struct, eq=False, kw_only=True):
+    """A reply that has ended at `version`. `had_turn`: it did not end while it waited.
+
+    `questions`, `answers`: the items that joined the conversation with it. `asked`: the texts of its input. `names_leaf`,
+    `leaf`: as in RunningReply. `last`: the last item that joined, or else the one that it would have come after.
+    """
+
+    id: str
+    status: str
+    version: int
+    author: str
+    is_chat: bool
+    had_turn: bool
+    questions: list[ModelItem]
+    answers: list[ModelItem]
+    asked: list[str]
+    names_leaf: bool
+    leaf: ModelItem | None
+    last: ModelItem | None
+    deleted: bool = False
+    is_retried: bool = False
+
+    @property
+    def items(self) -> list[ModelItem]:
+        return [*self.questions, *self.answers]
+
+    @property
+    def has_joined(self) -> bool:
+        return bool(self.items)
+
+
+class ModelState(Struct, frozen=True, kw_only=True):
+    """A conversation at one version. `shown`: the items that its active path showed."""
+
+    head: ModelItem | None
+    pinned: list[ModelItem]
+    shown: list[ModelItem]
+    summaries: list[ModelSummary]
+    instructions: str | None
+    keeps_stopped: bool

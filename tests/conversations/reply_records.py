@@ -1,0 +1,83 @@
+"""What the log says of replies: in which order they were requested and ended, and what joined."""
+
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from tests.access.apis_as import Apis, user
+from tests.conversations.reads import read_json
+
+ENDS: Final = {
+    "reply.completed": "completed",
+    "reply.failed": "failed",
+    "reply.cancelled": "cancelled",
+    "reply.interrupted": "incomplete",
+}
+
+
+class JoinedItem(Struct, frozen=True):
+    id: str
+    text: str
+    role: str
+
+
+class ReplyRecord(Struct, kw_only=True):
+    """`requested`, `ended`: versions. `requested` is None for a reply that never had its turn.
+
+    `names_leaf`: whether its items open a branch after the item `leaf_id`. `inputs`: its input. `joined`: the items that
+    joined the conversation with it. `outputs`: the texts of its answer, as the client got them; None if it got none.
+    `is_alone`: no other command was sent at the same time.
+    """
+
+    id: str
+    author: str
+    requested: int | None = None
+    ended: int = 0
+    end_position: int = 0
+    status: str = ""
+    names_leaf: bool = False
+    leaf_id: str | None = None
+    inputs: list[JoinedItem] = field(default_factory=list)
+    joined: list[JoinedItem] = field(default_factory=list)
+    outputs: list[str] | None = None
+    is_alone: bool = True
+
+
+async def read_events(apis: Apis, tenant: str, conversation_id: str, after: int) -> list[Any]:
+    """All events after this version, as an auditor reads them."""
+    auditor = user("auditor", tenant, {"read", "admin", "audit"})
+    path = f"/v1/conversations/{conversation_id}/events"
+    events: list[Any] = []
+    while True:
+        page = await read_json(apis, auditor, path, after=after, limit=1000)
+        events += page["data"]
+        if not page["has_more"]:
+            return events
+        after = page["last_id"]
+
+
+def reply_records(events: list[Any]) -> dict[str, ReplyRecord]:
+    """By response id."""
+    records: dict[str, ReplyRecord] = {}
+    for event in events:
+        data = event["data"]
+        response_id = data.get("response_id")
+        if event["type"] in ("reply.queued", "reply.requested"):
+            record = records.setdefault(response_id, ReplyRecord(id=response_id, author=event["actor"]))
+            record.inputs = [_item(entry) for entry in data["input"]]
+            if event["type"] == "reply.requested":
+                record.requested = event["version"]
+                leaf = data["after"]
+                record.names_leaf, record.leaf_id = leaf is not None, leaf["item_id"] if leaf else None
+        elif response_id in records and event["type"] == "item.appended":
+            records[response_id].joined.append(_item(data))
+        elif response_id in records and event["type"] in ENDS:
+            record = records[response_id]
+            record.ended, record.end_position, record.status = event["version"], event["position"], ENDS[event["type"]]
+    return records
+
+
+def _item(data: Any) -> JoinedItem:
+    content = data["item"]["content"]
+    text = content if isinstance(content, str) else content[0]["text"]
+    return JoinedItem(data["item_id"], text, data["item"]["role"])

@@ -1,0 +1,66 @@
+"""Sends commands through two apis, some of them twice with the same idempotency key."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from infrastructure.access.principal import Principal
+from infrastructure.ids import mint
+from tests.access.apis_as import Apis, user
+from tests.conversations.draws import AnyCommand, ReplyCommand
+from tests.conversations.reads import read
+
+
+class Sender:
+    def __init__(self, apis: Sequence[Apis], tenant: str, seed: int) -> None:
+        self._apis = apis
+        self._tenant = tenant
+        self._random = random.Random(seed)
+
+    async def send(self, command: AnyCommand) -> httpx.Response:
+        by = user(command.subject, self._tenant)
+        if isinstance(command, ReplyCommand) and (command.stop is not None or command.waits):
+            answer = await self._send(by, command, {})
+            return answer if answer.status_code != 200 else await self._until_ended(by, command, answer)
+        if self._random.random() < 0.15:
+            return await self._send_twice(by, command)
+        return await self._send(by, command, {})
+
+    async def _send(self, by: Principal, command: AnyCommand, headers: dict[str, str]) -> httpx.Response:
+        content: dict[str, Any] = {"json": command.body}
+        if command.content is not None:
+            content = {"content": command.content}
+            headers = {**headers, "content-type": "application/x-ndjson"}
+        return await self._any_api().request(by, command.method, command.path, headers=headers, **content)
+
+    async def _send_twice(self, by: Principal, command: AnyCommand) -> httpx.Response:
+        """Both get the same answer, and one of them is marked as a repeat. If the command changes nothing, it has no repeat."""
+        headers = {"idempotency-key": mint("key")}
+        answers = await asyncio.gather(*(self._send(by, command, headers) for _ in range(2)))
+        first, second = sorted(answers, key=lambda answer: "idempotent-replayed" in answer.headers)
+        if "idempotent-replayed" in second.headers:
+            assert "idempotent-replayed" not in first.headers
+            assert (first.status_code, first.json()) == (second.status_code, second.json()), command.name
+        return first
+
+    async def _until_ended(self, by: Principal, command: ReplyCommand, answer: httpx.Response) -> httpx.Response:
+        path = f"/v1/responses/{answer.json()['id']}"
+        if command.stop is None:
+            return await self._follow(by, path)
+        await asyncio.sleep(command.stops_after)
+        if command.stop == "DELETE":
+            deleted = await self._any_api().request(by, "DELETE", path)
+            assert deleted.status_code == 200, deleted.text
+            return answer
+        return await self._any_api().post(by, f"{path}/cancel")
+
+    async def _follow(self, by: Principal, path: str) -> httpx.Response:
+        """Reads the response's stream up to its end."""
+        await self._any_api().get(by, path, params={"stream": "true"})
+        return await read(self._any_api(), by, path)
+
+    def _any_api(self) -> Apis:
+        return self._random.choice(self._apis)
