@@ -1,4 +1,5 @@
 import pytest
 
-CHECKS = ("tests.conversations.list_checks", "tests.conversations.model_checks")
+NAMES = ("list", "model", "conversation", "path")
+CHECKS = [f"tests.conversations.{name}_checks" for name in NAMES]
 pytest.register_assert_rewrite(*CHECKS)  # a failed check shows both sides

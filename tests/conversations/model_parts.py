@@ -106,6 +106,10 @@ class ModelResponse(Struct, eq=False, kw_only=True):
     is_retried: bool = False
 
     @property
+    def is_completed(self) -> bool:
+        return self.status == "completed"
+
+    @property
     def items(self) -> list[ModelItem]:
         return [*self.questions, *self.answers]
 

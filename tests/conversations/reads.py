@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+from msgspec import Struct
 
 from infrastructure.access.principal import Principal
 from tests.access.apis_as import Apis
@@ -36,3 +37,18 @@ async def read_all(apis: Apis, principal: Principal, path: str, *, position: int
         if not page["has_more"]:
             return entries
         after = {"after": page.get("next_cursor") or page["data"][-1]["id"]}
+
+
+class ConversationReads(Struct, frozen=True):
+    """Reads of one conversation. `path`: what comes after its id."""
+
+    apis: Apis
+    reader: Principal
+    conversation_id: str
+
+    async def get(self, path: str = "") -> Any:
+        return await read_json(self.apis, self.reader, f"/v1/conversations/{self.conversation_id}{path}")
+
+    async def all(self, path: str, limit: int, **parameters: Any) -> list[Any]:
+        address = f"/v1/conversations/{self.conversation_id}{path}"
+        return await read_all(self.apis, self.reader, address, limit=limit, **parameters)

@@ -20,6 +20,7 @@ from projections.views.catalog import MONGO_VIEWS
 from tests.access.apis_as import open_apis, projecting
 from tests.conversations.compaction_commands import SUMMARY_MODEL, SUMMARY_WINDOW
 from tests.conversations.conversation_model import ConversationModel
+from tests.conversations.described import described
 from tests.conversations.failed_replies import FAILING_MODEL
 from tests.conversations.model_checks import ModelChecks
 from tests.conversations.random_commands import RandomCommands
@@ -64,7 +65,7 @@ async def test_after_random_commands_the_reads_equal_the_model(
     async with open_apis(settings) as apis, open_apis(settings) as other_apis:
         model = ConversationModel()
         commands = RandomCommands([apis, other_apis], provider, model, tenant, seed)
-        checks = ModelChecks(apis, model, tenant)
+        checks = ModelChecks([apis, other_apis], model, tenant)
         try:
             async with projecting(apis.projector):
                 for _ in range(batches):
@@ -79,6 +80,7 @@ async def test_after_random_commands_the_reads_equal_the_model(
             await checks.check(commands.position)
         except BaseException as error:
             error.add_note(f"Seed {seed}, after: {'; '.join(commands.sent)}")
+            error.add_note(described(model))
             raise
         finally:
             await client.aclose()
