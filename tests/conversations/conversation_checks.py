@@ -1,5 +1,7 @@
 """Compares one conversation with the model: its fields, context, tree, feedback and responses."""
 
+from operator import itemgetter
+
 from tests.conversations.conversation_model import ModelConversation
 from tests.conversations.model_parts import ModelFeedback, ModelItem, path_to
 from tests.conversations.path_checks import check_branches, check_paths, check_versions
@@ -74,12 +76,15 @@ def _comment(conversation: ModelConversation, rated: ModelItem | str, given: Mod
 
 async def _check_responses(reads: ConversationReads, conversation: ModelConversation) -> None:
     """The output of a reply that was stopped may have more than what joined, so it is not compared."""
-    listed = sorted(
-        (entry["id"], entry["status"], [item["id"] for item in entry["output"] if entry["status"] == "completed"])
-        for entry in await reads.all("/responses", 8)
-    )
-    assert listed == sorted(
-        (each.id, each.status, [item.id for item in each.answers if each.is_completed and not item.retracted])
+    entries = await reads.all("/responses", 8)
+    outputs = [[item["id"] for item in entry["output"] if entry["status"] == "completed"] for entry in entries]
+    listed = [
+        (entry["id"], entry["status"], entry["metadata"], output)
+        for entry, output in zip(entries, outputs, strict=True)
+    ]
+    expected = [
+        (each.id, each.status, each.metadata, [item.id for item in each.shown_answers])
         for each in conversation.responses.values()
         if not each.deleted
-    )
+    ]
+    assert sorted(listed, key=itemgetter(0)) == sorted(expected, key=itemgetter(0))

@@ -14,6 +14,9 @@ from tests.conversations.reply_records import ReplyRecord
 SUBJECTS = ("ann", "bob")
 COMMON_WORDS = ("river", "Straße", "naïve", "東京都", "ข้าวผัด")
 
+MAX_COMMON_WORDS = 7
+"""In one text. A preview shows the whole text."""
+
 Apply = Callable[[Any], None]
 ReplyStep = Callable[[ModelConversation, ReplyRecord], None]
 T = TypeVar("T")
@@ -81,8 +84,9 @@ class Draws:
         return self.random.choice(values) if values else None
 
     def text(self) -> str:
-        """A text whose first word is in no other text."""
-        return f"w{next(self._numbers)}x {self.random.choice(COMMON_WORDS)}"
+        """Its first word is in no other text. Some texts are so long that a few of them are summarized."""
+        common = self.random.choice(COMMON_WORDS)
+        return " ".join((f"w{next(self._numbers)}x", *[common] * self.random.randint(1, MAX_COMMON_WORDS)))
 
     def conversation(self) -> ModelConversation:
         return self.random.choice(self.model.existing)

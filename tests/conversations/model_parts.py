@@ -102,12 +102,14 @@ class ModelResponse(Struct, eq=False, kw_only=True):
     names_leaf: bool
     leaf: ModelItem | None
     last: ModelItem | None
+    metadata: dict[str, str] = field(default_factory=dict)
     deleted: bool = False
     is_retried: bool = False
 
     @property
-    def is_completed(self) -> bool:
-        return self.status == "completed"
+    def shown_answers(self) -> list[ModelItem]:
+        """Without those of a reply that did not complete."""
+        return [item for item in self.answers if self.status == "completed" and not item.retracted]
 
     @property
     def items(self) -> list[ModelItem]:

@@ -24,7 +24,8 @@ def finish_reply(
     joined_inputs = [each for each in record.joined if each.id in input_ids]
     joined_outputs = record.joined[len(joined_inputs) :]
     is_complete = record.status == "completed"
-    keeps = running is not None and conversation.keeps_stopped and record.status in ("cancelled", "incomplete")
+    is_stopped = record.status in ("cancelled", "incomplete") and not record.is_dropped
+    keeps = running is not None and conversation.keeps_stopped and is_stopped
     assert [each.text for each in joined_inputs] == (questions if is_complete or keeps else [])
     if is_complete:
         assert [each.text for each in joined_outputs] == (record.outputs or [each.text for each in joined_outputs])

@@ -26,7 +26,7 @@ class ReplyRecord(Struct, kw_only=True):
 
     `names_leaf`: whether its items open a branch after the item `leaf_id`. `inputs`: its input. `joined`: the items that
     joined the conversation with it. `outputs`: the texts of its answer, as the client got them; None if it got none.
-    `is_alone`: no other command was sent at the same time.
+    `is_dropped`: it was deleted while it ran or waited. `is_alone`: no other command was sent at the same time.
     """
 
     id: str
@@ -40,6 +40,7 @@ class ReplyRecord(Struct, kw_only=True):
     inputs: list[JoinedItem] = field(default_factory=list)
     joined: list[JoinedItem] = field(default_factory=list)
     outputs: list[str] | None = None
+    is_dropped: bool = False
     is_alone: bool = True
 
 
@@ -59,6 +60,7 @@ async def read_events(apis: Apis, tenant: str, conversation_id: str, after: int)
 def reply_records(events: list[Any]) -> dict[str, ReplyRecord]:
     """By response id."""
     records: dict[str, ReplyRecord] = {}
+    ended_at: dict[str, str] = {}
     for event in events:
         data = event["data"]
         response_id = data.get("response_id")
@@ -74,6 +76,9 @@ def reply_records(events: list[Any]) -> dict[str, ReplyRecord]:
         elif response_id in records and event["type"] in ENDS:
             record = records[response_id]
             record.ended, record.end_position, record.status = event["version"], event["position"], ENDS[event["type"]]
+            ended_at[response_id] = event["recorded_at"]
+        elif event["type"] == "reply.deleted" and response_id in records:  # the same transaction may have ended it
+            records[response_id].is_dropped = event["recorded_at"] == ended_at[response_id]
     return records
 
 
