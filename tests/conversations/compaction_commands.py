@@ -11,7 +11,13 @@ SUMMARY_MODEL: Final = "summarizing"
 SUMMARY_WINDOW: Final = 480
 
 
-def compact(draws: Draws, conversation: ModelConversation) -> Command:
+MIN_ITEMS: Final = 6
+"""With fewer items there is rarely something to summarize."""
+
+
+def compact(draws: Draws, conversation: ModelConversation) -> Command | None:
+    if len(conversation.shown(conversation.head)) < MIN_ITEMS:
+        return None
     subject = draws.writer(conversation)
 
     def apply(answer: Any) -> None:

@@ -16,6 +16,7 @@ COMMON_WORDS = ("river", "Straße", "naïve", "東京都", "ข้าวผั�
 
 MAX_COMMON_WORDS = 7
 """In one text. A preview shows the whole text."""
+OLDEST = 3
 
 Apply = Callable[[Any], None]
 ReplyStep = Callable[[ModelConversation, ReplyRecord], None]
@@ -89,7 +90,9 @@ class Draws:
         return " ".join((f"w{next(self._numbers)}x", *[common] * self.random.randint(1, MAX_COMMON_WORDS)))
 
     def conversation(self) -> ModelConversation:
-        return self.random.choice(self.model.existing)
+        """Often one of the oldest, so that some become long."""
+        existing = self.model.existing
+        return self.random.choice(existing[:OLDEST] if self.random.random() < 0.5 else existing)
 
     def item(self, conversation: ModelConversation) -> ModelItem | None:
         return self.one_of([item for item in conversation.nodes if conversation.shows(item)])

@@ -8,8 +8,8 @@ from tests.conversations.reads import ConversationReads
 
 SMALL_PAGE, LARGE_PAGE = 8, 100
 CHECKED_INNER_ITEMS = 1
-CHECKED_BRANCHES = 2
-CHECKED_VERSIONS = 2
+CHECKED_BRANCHES = 1
+CHECKED_VERSIONS = 1
 
 
 async def check_paths(reads: ConversationReads, conversation: ModelConversation) -> None:
