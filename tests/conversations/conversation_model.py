@@ -92,7 +92,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return next(item for item in (*self.inherited, *self.items) if item.id == item_id) if item_id else None
 
     def shows(self, item: ModelItem) -> bool:
-        """False for items of deleted conversations, and for items retracted in their own conversation, here, or between."""
+        """An item is not shown if its conversation is deleted, or if it was retracted in its conversation, in this one, or in a fork between the two."""
         if item.conversation is self:
             return not item.retracted and not self.deleted
         return item not in self.hidden and self.origin is not None and self.origin.shows(item)
@@ -120,7 +120,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return self.move_head(item)
 
     def move_head(self, item: ModelItem) -> None:
-        """Running replies still join after the old head, unless the head moves back first."""
+        """Replies that run for the old head join after it. If the head moves back before they end, they follow the head again."""
         if item is self.head:
             return
         for reply in self.running.values():
@@ -131,7 +131,9 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.head = item
 
     def join(self, reply: RunningReply, items: Sequence[ModelItem]) -> None:
-        """The items of a reply join. If its request named a leaf, the head moves to the last item, unless another command moved the head."""
+        """The items of a reply join. If its request named a leaf, the head moves to the last item, unless another command
+        moved the head to an item that is not this leaf.
+        """
         if not items:
             return None
         if reply.at_head:
