@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
@@ -12,9 +12,6 @@ from infrastructure.ids import mint
 from tests.access.apis_as import Apis, user
 from tests.conversations.draws import AnyCommand, ReplyCommand
 from tests.conversations.reads import read
-
-REFUSED_REPEATS: Final = {("retract", 404), ("compact", 409)}
-"""A repeat may be refused, instead of getting the first answer, if it is sent while the first request runs."""
 
 
 class Sender:
@@ -47,8 +44,8 @@ class Sender:
         if "idempotent-replayed" in second.headers:
             assert "idempotent-replayed" not in first.headers
             assert (first.status_code, first.json()) == (second.status_code, second.json()), command.name
-        elif first.status_code == 200 != second.status_code:
-            assert (command.name, second.status_code) in REFUSED_REPEATS, (command.name, second.text)
+        else:
+            assert first.status_code != 200 or second.status_code == 200, (command.name, second.text)
         return first
 
     async def _until_ended(self, by: Principal, command: ReplyCommand, answer: httpx.Response) -> httpx.Response:
