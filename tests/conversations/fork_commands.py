@@ -48,7 +48,8 @@ def _fork(
     def apply(answer: Any) -> None:
         version = answer["forked_from"]["version"]
         forked = forked_conversation(conversation, version, base(conversation.state_at(version)), answer["id"], owner)
-        forked.title, forked.position = conversation.title, answer["position"]
+        # A command that was sent at the same time may have changed the title before.
+        forked.title, forked.position = answer["title"], answer["position"]
         forked.note_state(answer["own_version"])
         draws.model.conversations.append(forked)
 
