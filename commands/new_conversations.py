@@ -32,7 +32,7 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
 
     `family`: the first conversation in the chain of forks. The fork is in the same partition.
 
-    The fork has the settings of `origin.version`, with the pins and the summary on its path.
+    The fork gets the origin's settings at `origin.version`, but only the pins and the summary that lie on its path.
     """
     reader = context.dependencies.reader
     path = origin.branches or (PathBranch(0, origin.depth, origin.version),)
@@ -84,7 +84,7 @@ async def head_id(
 ) -> str | None:
     """The id of the last item of the active path at `version`. The item may be inherited.
 
-    `path_at`: takes the path that was active at this version instead.
+    With `path_at`, the path is the active path at version `path_at`.
     """
     moved = await reader.head_moved(conversation_id, until=path_at or version)
     branches: tuple[PathBranch, ...] = FIRST_BRANCH
@@ -99,7 +99,7 @@ async def head_id(
 
 
 async def path_of(reader: PrincipalReader, conversation_id: str, item_id: str, version: int) -> tuple[PathBranch, ...]:
-    """The branches of the path to an item. Empty for branch 0 and for inherited items, as in Fork."""
+    """The branches of the path to an item. Empty for branch 0 and for inherited items."""
     for row in await reader.items(conversation_id, [item_id], until=version):
         if isinstance(event := row.event, ItemAppended) and event.branch:
             end = PathBranch(event.branch, event.depth, row.version)

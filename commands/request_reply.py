@@ -227,8 +227,8 @@ def _prefixes(matched: MatchedInput, taken: TakenInput, response_id: str) -> Pre
 def make_reply_request(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: Sequence[TakenItem]
 ) -> ReplyRequest:
-    """Raises ApiError: 400 if the provider or the model cannot take something, 413 if the items are too large
-    together.
+    """Raises ApiError: 400 if the provider or the model cannot take something, 413 if the carried items and the
+    input are too large together.
     """
     items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:

@@ -1,4 +1,4 @@
-"""Restores a retracted item. It is shown again at its place."""
+"""Restores a retracted item."""
 
 from fastapi import APIRouter
 from msgspec import Struct
@@ -88,7 +88,7 @@ async def _appended(
 
 
 async def _is_deleted_elsewhere(reader: PrincipalReader, found: _FoundItem) -> bool:
-    """Whether the item is a copy of a deleted item, or is deleted where it is inherited from."""
+    """Whether the item is a copy of a deleted item, or was deleted in a conversation it is inherited from."""
     if found.inherited is not None:
         items = {found.event.item_id: found.event.copy_of}
     else:

@@ -30,7 +30,7 @@ MIN_AGE_SECONDS = 3600.0
 """A younger conversation may still get its request."""
 
 FIRST_SWEEP_SECONDS = 86_400.0
-"""How far the first sweep of a process looks back from MIN_AGE_SECONDS ago."""
+"""The first sweep of a process reads conversations up to MIN_AGE_SECONDS + FIRST_SWEEP_SECONDS old."""
 
 SUBJECT = "conversation-store"
 """The author of the recorded deletion."""
@@ -80,7 +80,7 @@ class UnfinishedHistories:
         )
         try:
             await self._log.append(request)
-        except Refused as refused:  # the conversation is deleted already
+        except Refused as refused:  # for example, the conversation is deleted already
             log.info("unfinished_history_not_deleted", conversation_id=conversation_id, code=refused.code)
         else:
             log.warning("unfinished_history_deleted", conversation_id=conversation_id)

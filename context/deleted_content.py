@@ -12,7 +12,7 @@ class Reader(Protocol):
     async def deleted_items(self, item_ids: Collection[str], inherited_by: Collection[str] = ()) -> set[str]:
         """Which of these ids belong to a retracted item, a deleted response, or a deleted conversation.
 
-        `inherited_by`: forks. An inherited item that one of them has retracted counts as deleted.
+        `inherited_by`: forks. An inherited item that one of these forks has retracted counts as deleted.
         """
 
 

@@ -35,7 +35,7 @@ class PricedModel(Struct, frozen=True):
 
     @property
     def price(self) -> tuple[float | None, float | None, float | None]:
-        """Input, cached input and output today: US dollars for 1,000,000 tokens.
+        """Today's prices of input, cached input and output, in US dollars for 1,000,000 tokens.
 
         None: not listed. A request with a long context may cost more; see `cost`.
         """

@@ -80,7 +80,7 @@ async def _undeleted(
     """Returns (items, `before_gap`, `gap` for the next page).
 
     `gap`: whether the next newer item was found deleted. `conversations`: the conversations of the path, from
-    the newest to the one of this page. `may_be_deleted`: if False, `page.retracted` is up to date, and only copies are
+    the path's end to this page's conversation. `may_be_deleted`: if False, `page.retracted` is up to date, and only copies are
     looked up.
     """
     appended = [event for event in page.appended if may_be_deleted or event.item_id not in page.retracted]

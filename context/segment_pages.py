@@ -1,6 +1,6 @@
 """Reads one conversation's part of a path, page by page, newest events first.
 
-Most events of other branches are skipped. So the number of branches does not slow a read down.
+Most events of other branches are skipped.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -20,7 +20,7 @@ class Reader(Protocol):
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
         """At most `limit` events with version <= `until`, newest first.
 
-        A page may be short; only an empty page is the end.
+        A page may have fewer events. Only an empty page is the end.
         """
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
@@ -122,7 +122,7 @@ async def segment_pages(
 
 
 async def _with_opening(reader: Reader, conversation_id: str, page: SegmentPage) -> list[LoggedRequest]:
-    """Adds the requests of `opened_by`, which were made when another path was active."""
+    """Adds the requests for the responses in `opened_by`."""
     rows = await reader.items(conversation_id, list(page.opened_by))
     requests = {row.version: LoggedRequest(row.version, *sent) for row in rows if (sent := sent_request(row.event))}
     requests |= {request.version: request for request in page.requests}

@@ -88,7 +88,7 @@ async def run_script(redis: Redis, tenant: str, conversation_id: str, arguments:
 async def read_stored(
     redis: Redis, tenant: str, conversation_id: str, newest: int = MAX_ITEMS, *, skip: int = 0
 ) -> tuple[dict[str, str], list[bytes]]:
-    """The hash, and the last `newest` elements of the list, except its last `skip`.
+    """The hash, and the last `newest` elements of the list, except the last `skip` elements.
 
     Raises redis.exceptions.RedisError and UnicodeDecodeError.
     """
@@ -149,7 +149,7 @@ async def read_recent_items(
             return _recent_items(snapshot, items[start:], reaches_start=False)
         if read == snapshot.length:
             return _recent_items(snapshot, items, reaches_start=True) if snapshot.reaches_start else None
-        # Probably enough items, and a tenth more.
+        # An estimate of how many items are enough, and a tenth more.
         newest = max(2 * newest, newest * limit * 11 // (tokens * 10)) if tokens else MAX_ITEMS
 
 
@@ -187,7 +187,7 @@ def _recent_items(snapshot: Snapshot, items: tuple[ContextItem, ...], *, reaches
 
 
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:
-    """The lookup remembers which conversations need many items. Their next context mostly takes one read."""
+    """The lookup remembers which conversations need many items. The next context of such a conversation mostly takes one read."""
     needed: dict[str, int] = {}
 
     async def find_snapshot(tenant: str, conversation_id: str, max_tokens: int) -> RecentItems | None:

@@ -64,7 +64,7 @@ async def count_off_loop(
 
 
 def is_exact(model: str) -> bool:
-    """Whether the model's tokens can be counted and need no estimate."""
+    """Whether the model's tokens can be counted exactly."""
     try:
         return tiktoken.encoding_name_for_model(_name_alone(model)) in (*ENCODINGS, _O200K_WITH_MORE_SPECIAL_TOKENS)
     except KeyError:

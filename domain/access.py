@@ -31,7 +31,7 @@ _OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueu
 
 
 class Actor(Struct, frozen=True):
-    """Who sends a command. `is_admin`: the role of the owner in every conversation of the tenant."""
+    """Who sends a command. `is_admin`: has the role of the owner in every conversation of the tenant."""
 
     subject: str
     is_admin: bool = False

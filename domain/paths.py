@@ -1,4 +1,4 @@
-"""Which items a conversation has, through its branches and the conversations that a fork comes from. Pure.
+"""Paths through the branches of a conversation, and through the conversations that a fork comes from. Pure.
 
 The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, it
 first goes through the conversations that the fork comes from. A path has one item at each depth.
@@ -32,7 +32,7 @@ def takes(branches: tuple[PathBranch, ...], branch: int, depth: int) -> bool:
 
 
 def common_depth(first: tuple[PathBranch, ...], second: tuple[PathBranch, ...]) -> int:
-    """The depth of the last item that both paths have. `second` is not open."""
+    """The depth of the last item that both paths have. The paths must not both follow one branch to its end."""
     depth = 0
     for of_first, of_second in zip(first, second, strict=False):
         if of_first.branch != of_second.branch:
@@ -113,7 +113,7 @@ class PathSegment(Struct, frozen=True):
         return self
 
     def origin(self, fork: Fork) -> "PathSegment":
-        """The part of the path in the conversation that this one was forked from. `fork`: where it was forked."""
+        """The part of the path in the conversation that this one was forked from. `fork`: where this one was forked."""
         before, kept = origin_of(fork), self.branches[0].last_depth
         return before if kept is None or kept >= fork.depth else before.up_to(kept)
 
@@ -124,7 +124,7 @@ def origin_of(fork: Fork) -> PathSegment:
 
 
 class Path(Struct, frozen=True):
-    """The segments are in order, oldest first. Only a fork's path has more than one."""
+    """The segments are in order, oldest first. Only a fork's path has more than one segment."""
 
     segments: tuple[PathSegment, ...]
 

@@ -1,7 +1,7 @@
-"""Parked conversations: when an event cannot be applied, the view leaves its conversation out and continues with the
+"""If an event cannot be applied, its conversation is parked. The view leaves the conversation out and continues with the
 others.
 
-A deletion is applied all the same. It ends the parking, except in `usage`.
+The deletion of a parked conversation is applied, and ends the parking, except in `usage`.
 """
 
 import time
@@ -31,7 +31,7 @@ validation, too large (document or index key).
 
 
 class ViewDiverged(Exception):
-    """A document that an event inserts exists already, or one that it changes is missing.
+    """A document that an event inserts exists already, or a document that the event changes is missing.
 
     Nothing was written. Repair the conversation, or rebuild the view.
     """

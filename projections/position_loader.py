@@ -58,7 +58,7 @@ class PositionLoader:
         return {position.key: position for position in loaded if position.lease == leases.get(position.partition)}
 
     async def _load_and_start(self) -> Sequence[ViewPosition]:
-        """Starts views over that lack positions.
+        """Starts over the views that lack positions.
 
         A second build that lacks positions is left as it is, because the next rebuild makes a new build.
         """
@@ -87,7 +87,7 @@ class PositionLoader:
     async def _check(self, view_positions: Sequence[ViewPosition]) -> bool:
         """Checks positions that are from another incarnation of the log, or whose target is after the log's end.
 
-        Returns whether there were any. A view starts over if the event at its position is lost.
+        Returns whether it checked any position. A view starts over if the event at its position is lost.
         """
         end = await self._feed.end()
         unchecked = [

@@ -13,7 +13,7 @@ class ViewStore(Protocol):
     min_batch_seconds: float
     """The least time between the starts of two batches, unless views are behind.
 
-    Events that are written to Redis one by one cost many times as much.
+    In Redis, an event that is written alone costs many times as much as in a batch.
     """
 
     async def prepare(self) -> None:

@@ -87,7 +87,7 @@ async def _selected(context: QueryContext, read: ConversationRead, query: PageQu
 
 
 async def _version_of(context: QueryContext, read: ConversationRead, param: CursorParam, cursor: str) -> int:
-    """The response may be deleted. Raises ApiError (400) if the response is not in this conversation."""
+    """Accepts a deleted response too. Raises ApiError (400) if the response is not in this conversation."""
     document = await context.find_document(read, "responses", cursor, "conversation_id", "version")
     if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "a response of this conversation")

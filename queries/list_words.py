@@ -1,4 +1,4 @@
-"""The first and the last words of conversations, for lists of them.
+"""The first and the last words of conversations, for lists.
 
 Inherited and deleted messages, and messages without text, do not count. Only the active path counts. The view
 `conversations` has the ids of the items that usually have the words. The path is searched only if such an item is

@@ -17,7 +17,7 @@ NO_STORE: Final[Mapping[str, str]] = {"cache-control": "no-store"}
 
 
 class NotModified(Exception):
-    """Raised by a handler; its route answers 304."""
+    """A handler raises this, and the route answers with 304."""
 
     def __init__(self, tag: str) -> None:
         super().__init__(tag)

@@ -1,4 +1,4 @@
-"""A snippet of a hit is the part of the item's text with the words, and says where the words are."""
+"""A snippet is a part of a hit's text with the words that were found, and says where the words are."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator

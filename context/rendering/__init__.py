@@ -107,10 +107,10 @@ def render_transcript(
 
 
 def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
-    """By index, why an item is not sent.
+    """The reasons why items are not sent, by index.
 
-    The reasons `orphaned_call`, `orphaned_output`, `not_expressible` and `reasoning` are stored in events: do not
-    change them.
+    Events store the reasons `orphaned_call`, `orphaned_output`, `not_expressible` and `reasoning`, so do not change
+    these words.
     """
     match renderer:
         case 1:
@@ -128,7 +128,7 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
 
 
 def noted_item(renderer: int, item: Item, missing: Collection[str]) -> Noted | None:
-    """The changed form of an item that renderers 8 and 9 send. None if nothing is changed."""
+    """What renderers 8 and 9 send in place of the item. None if the item is not changed."""
     return noted(item, missing, responses=renderer == 9) if renderer in (8, 9) else None
 
 

@@ -2,7 +2,7 @@
 
 Pure.
 
-An assistant's message becomes a message item, then its calls. With calls and without content, it becomes only the
+An assistant's message becomes a message item, then its calls. A message with calls and without content becomes only the
 calls. Fields that items lack, such as a message's `name`, are recorded as changes. Items of other types, such as
 reasoning, are part of no message.
 

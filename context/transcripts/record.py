@@ -37,7 +37,7 @@ def recorded_transcript(
 
 
 class _Parts:
-    """Messages in a row that are exactly what their items make become one part."""
+    """Messages in a row that are exactly what their items make become one part, except two answers in a row."""
 
     def __init__(self) -> None:
         self._parts: list[TranscriptPart] = []

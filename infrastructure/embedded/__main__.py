@@ -49,7 +49,7 @@ async def run(directory: DataDirectory, variables: frozenset[str], until_pid: in
 def _wait_for_end(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait()
-    with contextlib.suppress(RuntimeError):  # the loop is closed, because a signal came first
+    with contextlib.suppress(RuntimeError):  # the loop may be closed already
         loop.call_soon_threadsafe(stop.set)
 
 

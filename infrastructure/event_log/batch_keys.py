@@ -52,10 +52,10 @@ class BatchKeys:
             self._stored[tenant, subject, key] = (fingerprint, appended)
 
     def first_use(self, request: AppendRequest, streams: Mapping[StreamName, Stream]) -> AppendOutcome | None:
-        """The outcome if the request's key was used before. Raises KeyReused if it was used for another request.
+        """The outcome if the request's key was used before. Raises KeyReused if the key was used for another request.
 
         Raises ConversationNotFound if the conversation of the stored answer was deleted, or is no longer shared with
-        the caller. But the answer to the command that deleted the conversation is returned after the deletion.
+        the caller. But the receipt of a deletion is returned even after the conversation was deleted.
         """
         if request.idempotency is None:
             return None

@@ -1,4 +1,4 @@
-"""How readers notice that the log has lost events: after a restore, a switch to a lagging replica, or the removal of
+"""How readers notice that the log has lost events, after a restore, a switch to a lagging replica, or the removal of
 rows.
 
 New events then get the positions of lost events. So two values are kept with each position:
@@ -35,7 +35,7 @@ class LogPosition(Struct, frozen=True):
 
 
 class LogCheck(Struct, frozen=True):
-    """What the log has now: the chain hash at each position. Positions without an event are left out."""
+    """What the log has now. `chain_hashes`: by position, without positions that have no event."""
 
     incarnation: str
     chain_hashes: Mapping[int, str]

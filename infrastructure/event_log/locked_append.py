@@ -1,6 +1,6 @@
-"""Appends requests under the append lock if they need the log, or were sent without success or answer.
+"""Appends requests under the append lock if they need the log, or if sending them failed or got no answer.
 
-Requests that append nothing are answered without the lock, so they delay no append.
+Requests that append nothing are answered without the lock if possible, so they delay no append.
 """
 
 import asyncio

@@ -62,7 +62,7 @@ class Head(Struct, frozen=True, array_like=True):
 
     deleted       whether the last event deleted the conversation
     owner         None if the first event is missing
-    shares_event  topic and state of the event with the shares; None if it was never shared
+    shares_event  topic and state of the event with the shares; None if the conversation was never shared
     moved_event   version, topic and state of the last HeadMoved; None if the head was never moved
     """
 

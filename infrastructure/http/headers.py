@@ -30,7 +30,7 @@ def command_headers(appended: Appended) -> dict[str, str]:
 
 
 def if_match(headers: Headers) -> frozenset[int] | None:
-    """The versions that `If-Match` names. None if it is absent or `*`. Raises ApiError (400)."""
+    """The versions that `If-Match` names. None if the header is absent or `*`. Raises ApiError (400)."""
     tags = _entity_tags(headers, "If-Match")
     if tags is None or tags == ["*"]:
         return None

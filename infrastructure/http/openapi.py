@@ -59,7 +59,7 @@ def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
-    """A path that is in several documents gets the methods of all of them."""
+    """A path that is in several documents gets the methods of all these documents."""
     merged: dict[str, Any] = {}
     for document in documents:
         if not merged:

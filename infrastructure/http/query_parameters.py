@@ -30,7 +30,7 @@ class QueryParameters(BaseModel):
 
     @classmethod
     def from_request(cls, request: Request) -> Self:
-        """If a parameter is repeated, its last value counts. With `[]`, all values become a list.
+        """If a parameter is repeated, its last value counts. If its name ends with `[]`, all values become a list.
 
         Raises ApiError (400).
         """

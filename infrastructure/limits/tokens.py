@@ -1,6 +1,6 @@
 """Limits the tokens in any minute. A reply's tokens are counted at its end, because their number is known only then.
 
-A reply is allowed while anything is left. If it uses more, its tokens count for longer than a minute.
+A reply is allowed while anything is left. If the reply uses more, its tokens count for longer than a minute.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""MongoDB transactions whose commands are sent together, and then the commit.
+"""Sends the commands of a MongoDB transaction together, and then the commit.
 
-pymongo waits for each command's answer, so four commands take twice the time and CPU. pymongo has no public call
+pymongo waits for each command's answer, which doubles the time and CPU of four commands. pymongo has no public call
 that sends commands together. So this file uses pymongo's private connections and encoder.
 `tests/projections/test_pipelined_transactions.py` fails when pymongo changes these.
 """

@@ -30,7 +30,7 @@ Postgres is back.
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
     """Hands out no connection that the server has closed. Loses no connection if a caller is cancelled while
-    it returns a connection.
+    returning a connection.
     """
 
     _pipelines: Sequence[PostgresPipeline] = ()

@@ -28,8 +28,8 @@ class Comparison(Struct, kw_only=True):
     `different`: how many documents differ, or are in only one of the two collections
     `listed`: the `_id`s of the first different documents
 
-    A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. It is empty for `usage`
-    while a conversation is parked.
+    A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. While a conversation
+    is parked, `usage` is not compared, and the digests are empty.
     """
 
     view: MongoView
