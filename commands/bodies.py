@@ -51,7 +51,7 @@ class Policy(PolicyFields):
 
 
 def new_items(items: list[Any]) -> tuple[NewItem, ...]:
-    """The items with new ids and changed links. Raises ApiError (400, 413)."""
+    """The items with new ids. Links between these items are changed. Raises ApiError (400, 413)."""
     new = tuple(new_item(item, f"items[{index}]") for index, item in enumerate(items))
     return linked(new) if any(type_of(item) in LINKING for item in items) else new
 

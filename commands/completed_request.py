@@ -1,4 +1,4 @@
-"""Completes a request with the model and the parameters of an earlier one."""
+"""Completes a request with the model and the parameters of an earlier request."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The items of a conversation: add, delete."""
+"""Adds and deletes items of a conversation."""
 
 from typing import ClassVar
 

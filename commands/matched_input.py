@@ -92,7 +92,7 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
 
 
 async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
-    """The items, with referenced ones in place of references. None if a reference will be refused."""
+    """The items, with the referenced items in place of references. None if a reference will be refused."""
     ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
     found = await find_items(context, ids)
     items: list[Item] = []
@@ -111,7 +111,7 @@ async def _is_path(
 ) -> bool:
     """Whether the path up to the prefix has only the first `repeated` items of the transcript.
 
-    The path has more if an earlier request left out the beginning of its history.
+    The path has more items if an earlier request left out the beginning of its history.
     """
     if prefix.depth == repeated:
         return True

@@ -1,4 +1,4 @@
-"""`regenerate` in `POST /v1/responses`: another answer, on a branch beside an earlier one.
+"""`regenerate` in `POST /v1/responses`: another answer, on a branch beside an earlier answer.
 
 A client may have appended the earlier answer. Such an answer has no response.
 """

@@ -109,10 +109,10 @@ async def _leaf_after_question(context: CommandContext, record: Record, end: Rep
 
 
 async def _remaining_input(context: CommandContext, record: Record) -> list[TakenItem]:
-    """The items of the first input that are not deleted. They keep their ids.
+    """The items of the earlier reply's input that are not deleted.
 
-    An item joins at most once, so items that joined with another retry are copied. Raises ApiError (400) if all are
-    deleted.
+    Items that joined with another retry are copied, because an item joins at most once. All other items keep their
+    ids. Raises ApiError (400) if all items are deleted.
     """
     requested = record.requested
     deleted = await deleted_items(

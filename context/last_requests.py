@@ -8,7 +8,7 @@ from context.selection import ContextItem
 from domain.events import Event, ReplyRequested, ReplyShown, SentSequence
 
 MAX_LAST_REQUESTS = 16
-"""The last request is kept for this many models, those used most recently."""
+"""The last request is kept for the models used most recently, at most this many."""
 
 
 def sent_request(event: Event) -> tuple[str, SentSequence] | None:

@@ -105,6 +105,6 @@ def _with_fact(learnt: LearntModel, fact: str, tokens: object) -> LearntModel:
 
 
 def _without_credentials(url: str) -> str:
-    """Without the scheme, the user name, the password and the parameters after `?`."""
+    """The URL without the scheme, the user name, the password and the parameters after `?`."""
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

@@ -83,7 +83,7 @@ class PathHistory:
                 return None
 
     async def find_given(self, item_id: str) -> tuple[str, Item] | None:
-        """The newest (id, item) to which a client gave this id, or which is a copy of that item."""
+        """The newest (id, item) to which a client gave this id, or which is a copy of the item with this id."""
         while True:
             for entry in self.newest_first[self._indexed :]:
                 if (name := given_id(entry[1])) is not None:

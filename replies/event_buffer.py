@@ -34,7 +34,7 @@ class EventBuffer:
         self._notify()
 
     def end_with_error(self, error: StreamEvent) -> None:
-        # The error has the number of the last event. Except after `cut_off`, it comes after all events.
+        # The error has the number of the last event. Except after `cut_off`, the error comes after all events.
         # So a client that resumes after this number misses no event.
         self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()

@@ -136,8 +136,8 @@ class ReplyStreams:
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether the log has lost the reply's end, which Redis has.
 
-        The end is written to the log before it is written to Redis. If the log still has it, the conversation's version
-        is later than that of `client.head`.
+        The end is written to the log before it is written to Redis. If the log still has the end, the conversation's
+        version is higher than in `client.head`.
         """
         if client.head is None:
             return False

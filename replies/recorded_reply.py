@@ -1,4 +1,4 @@
-"""The answer to a repeated request: the reply to the first request."""
+"""A repeated request is answered with the reply to the first request."""
 
 from collections.abc import AsyncGenerator
 

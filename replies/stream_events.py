@@ -202,7 +202,7 @@ def usual_kind(item: Item) -> str:
 
 
 def may_have(item: Item, kind: str) -> bool:
-    """Whether such items have streamed parts of this kind."""
+    """Whether an item of this type may have streamed parts of this kind."""
     return kind in _KINDS_OF_TYPES.get(type_of(item), ())
 
 
@@ -220,7 +220,7 @@ def new_part(kind: str, text: str) -> Item:
 
 
 def parts_of(item: Item) -> list[ItemPart]:
-    """In the order in which they are streamed."""
+    """The item's parts, in the order in which the parts are streamed."""
     kinds = _KINDS_OF_TYPES.get(type_of(item), ())
     if kinds and not _KINDS[kinds[0]].field:
         return [ItemPart(kinds[0], 0, str(item.get(kinds[0]) or ""), item)]

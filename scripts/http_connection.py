@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # not an answer: no request waits for one
+        if self._waiting is None:  # no request waits for an answer
             self.close()
             return
         try:

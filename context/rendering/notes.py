@@ -53,7 +53,7 @@ class Noted(Struct, frozen=True):
     """An item in a changed form.
 
     `reason`: `no_…` with the missing ability, NOT_EXPRESSIBLE, INVALID_ARGUMENTS or REASONING. None if
-    nothing is missing. Events store the reasons, so do not change them.
+    nothing is missing. Events store the reasons, so the reasons must not change.
     """
 
     item: Item
@@ -207,7 +207,7 @@ def _note(part: Any, reason: str) -> str:
 
 
 def _valid_media(part: Item) -> Item:
-    """Without null fields, and without a filename or a detail that no API takes."""
+    """The part without null fields, and without a filename or a detail that no API takes."""
     fields = {name: value for name, value in part.items() if value is not None}
     if not isinstance(fields.get("filename", ""), str):
         del fields["filename"]

@@ -1,7 +1,7 @@
 """Renderer 6: `/chat/completions` for a Chat Completions request.
 
-The client's messages are sent unchanged. So are the parameters that the store does not read itself, but the answer is
-always a stream with the usage.
+The client's messages are sent unchanged, and so are the parameters that the store does not read itself. But the answer
+is always a stream with the usage.
 
 Shapes: `openai/types/chat/completion_create_params.py` of the official SDK.
 """

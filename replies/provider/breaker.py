@@ -1,4 +1,4 @@
-"""Circuit breakers: while a model is down, requests to it fail at once.
+"""Circuit breakers. While a model is down, its breaker makes requests fail at once.
 
 No library is used, because here a stream counts as answered at its first event with content, and probes pass one by one.
 """

@@ -69,7 +69,7 @@ def _has_no_connection(error: BaseException | None) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """In seconds. None if the header is unreadable, negative or at least a day."""
+    """In seconds. None if the header is missing, unreadable, negative or at least a day."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) / unit

@@ -1,4 +1,4 @@
-"""Puts output items and their parts in order. A provider may stream several at the same time."""
+"""Puts output items and their parts in order. A provider may stream several items at the same time."""
 
 from collections.abc import Hashable, Iterator, Sequence
 

@@ -34,7 +34,7 @@ _LACKS: Final = re.compile(
 _ONE_BAD_PART: Final = re.compile(
     r"format|media type|mime|(?<!\w)urls?(?!\w)|file_(id|url)|download|fetch|decode|corrupt|exceed|too (large|big|many|long)|size|resolution|page"
 )
-"""Words about one bad image or file. The model may still take others."""
+"""Words about one bad image or file. The model may still take other images or files."""
 
 _LEARNABLE: Final = ("image", "file", "audio", "tools", "custom_tools")
 

@@ -64,7 +64,7 @@ class Append(Benchmark):
         }
 
     def _scores(self, url: str, store: BenchStore) -> tuple[Score, Score, Score]:
-        """With one connection, with many, and with many at half load."""
+        """The scores with one connection, with many, and with many at half load."""
 
         def score(connections: int, rate: float = 0.0) -> Score:
             paths, seconds = self._paths[store], self.sizes.seconds

@@ -66,7 +66,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
 class Benchmark(ABC):
     """Measures one or two stores.
 
-    A value that must be the same for both stores, such as a request rate, is taken from the first.
+    A value that must be the same for both stores, such as a request rate, is taken from the first store.
     """
 
     measured_once: ClassVar[bool] = False

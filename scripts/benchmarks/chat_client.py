@@ -1,4 +1,4 @@
-"""Clients of Chat Completions: each sends its whole transcript with every request."""
+"""Clients of Chat Completions. Each client sends its whole transcript with every request."""
 
 import asyncio
 import time

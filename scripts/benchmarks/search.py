@@ -77,7 +77,7 @@ class Search(Benchmark):
 
 
 def drawn_queries(dialogues: int) -> list[str]:
-    """Queries with words of the dialogues. They are the same in every run."""
+    """Queries with words of the dialogues. The queries are the same in every run."""
     rng = random.Random(QUERIES)  # noqa: S311 - not for secrets
     source = (entry for entry in islice(Chitchat(), dialogues) if isinstance(entry, Conversation))
     texts = [item["content"] for entry in source for item in entry.items]

@@ -1,5 +1,5 @@
-"""Compares the context snapshots in Redis with the log. A missing one is no difference, because the store makes it when
-needed.
+"""Compares the context snapshots in Redis with the log. A missing snapshot is no difference, because the store makes
+snapshots when needed.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
