@@ -162,7 +162,7 @@ def to_elements(snapshot: Snapshot) -> list[bytes]:
 def from_stored(fields: Mapping[str, str], elements: Sequence[bytes] = ()) -> Snapshot | None:
     """Decodes a snapshot. `elements`: the list, or a part of it.
 
-    None if there is no hash, or if it has another format. Raises the errors in UNREADABLE.
+    None if there is no hash, or if the hash has another format. Raises the errors in UNREADABLE.
     """
     if "deleted" in fields:
         return Snapshot(version=int(fields["version"]), deleted=True, incarnation=fields.get("incarnation", ""))

@@ -38,8 +38,8 @@ def first_kept_depth(
 ) -> int | None:
     """The depth of the first item that a new summary does not cover.
 
-    Keeps as many of the newest turns as fit in `max_tokens`, and at least one. If the input is unknown, it may keep
-    none.
+    Keeps as many of the newest turns as fit in `max_tokens`, and at least one. If the input is unknown, possibly
+    no turn is kept.
     `base_tokens`: tokens without the old summary. None if no window can start, or if the path is empty.
     """
     starts = window_starts(context_input, unsendable)

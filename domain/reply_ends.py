@@ -76,7 +76,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
 def _join(
     state: Conversation, items: Sequence[NewItem | InputItem], command: CompleteReply | CancelReply | InterruptReply
 ) -> Iterator[Event]:
-    """If the reply opens a branch, the head moves there, unless it was moved elsewhere meanwhile."""
+    """If the reply opens a branch, the head moves there, unless the head was moved elsewhere meanwhile."""
     reply = state.reply(command.response_id)
     if reply is None or reply.leaf is None:
         return append_at_head(state, items, command.author, command.response_id)

@@ -33,7 +33,7 @@ def write_title(state: Conversation, command: WriteTitle) -> tuple[Event, ...]:
 
 
 def withdrawn_title(state: Conversation, events: Iterable[Event]) -> tuple[Event, ...]:
-    """Removes a model's title if these events retract an item that it was made from."""
+    """Removes a model's title if these events retract an item that the title was made from."""
     if state.title_by != "model":
         return ()
     retracted = {event.item_id for event in events if isinstance(event, ItemRetracted)}

@@ -1,4 +1,4 @@
-"""Computes the MongoDB views in memory from the events of the log, to compare stored views with them. Pure."""
+"""Computes the MongoDB views in memory from the events of the log, for comparisons with stored views. Pure."""
 
 from collections.abc import Iterable
 

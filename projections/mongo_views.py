@@ -195,7 +195,7 @@ def _conflicts(views: Collection[str], position: int) -> Iterator[None]:
 
 
 def unused_name(view: str, collections: Iterable[str]) -> str:
-    """`items`, `items_2`, …: with the number after the highest one in `collections`."""
+    """A name such as `items` or `items_2`, with the number after the highest number in `collections`."""
     numbers = [int(name.rpartition("_")[2]) if "_" in name else 1 for name in collections]
     return f"{view}_{1 + max(numbers)}" if numbers else view
 

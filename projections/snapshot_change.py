@@ -123,7 +123,7 @@ class SnapshotChange(Struct):
 
 
 def snapshot_changes(batch: Sequence[Logged]) -> list[SnapshotChange]:
-    """One for each conversation. Raises UnreadableEvent."""
+    """One change for each conversation. Raises UnreadableEvent."""
     changes: dict[tuple[str, str], SnapshotChange] = {}
     for logged in batch:
         conversation = (logged.tenant, logged.conversation_id)

@@ -120,8 +120,8 @@ def _selected(context: QueryContext, read: Read, query: CompletionsQuery, where:
 
 
 def _still_visible(context: QueryContext, read: Read) -> list[Document]:
-    """Keeps replies in conversations that the caller may still read. While Postgres is unavailable: only own
-    conversations.
+    """Keeps replies in conversations that the caller may still read. While Postgres is unavailable, keeps only
+    replies in the caller's own conversations.
     """
     key = {"$concat": [{"$literal": f"{context.principal.tenant}:"}, "$conversation_id"]}
     may_read = visible_to(context.principal.subject, with_shares=read.verified)

@@ -189,7 +189,7 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
-    """Raises ApiError 503 if the conversation is parked: its snapshot may be old. Without MongoDB, this cannot be
+    """Raises ApiError 503 if the conversation is parked, because its snapshot may be old. Without MongoDB, this cannot be
     checked.
     """
     try:

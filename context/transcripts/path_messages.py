@@ -177,7 +177,7 @@ async def _messages(newest_first: AsyncIterator[ItemAppended]) -> AsyncIterator[
 
 
 def _belong_together(older: tuple[ItemAppended, Item], newer: tuple[ItemAppended, Item]) -> bool:
-    """Whether two consecutive items of the assistant are in one message: if the newer one is not of the type `message`, or if both are from one reply."""
+    """Two consecutive items of the assistant are in one message if the newer item is no `message`, or if both are from one reply."""
     response_id = newer[0].response_id
     return type_of(newer[1]) != "message" or (response_id is not None and response_id == older[0].response_id)
 

@@ -101,7 +101,7 @@ def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
         return False
     if config["members"][0]["host"] == host:
         return True
-    # This start uses another port, because the old one was taken.
+    # The port has changed since the last start.
     config["members"][0]["host"] = host
     config["version"] += 1
     client.admin.command("replSetReconfig", config, force=True)

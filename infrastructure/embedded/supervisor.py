@@ -23,7 +23,7 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """Before it first served, a child could not be prepared or ended several times. Or `prepare` raised WillNotRunError."""
+    """A child could not be prepared, or ended several times, before it first served. Or `prepare` raised WillNotRunError."""
 
 
 @dataclass

@@ -35,7 +35,7 @@ class AppendOutcome(Struct):
         return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
 
     def idempotency_record(self) -> IdempotencyRecord:
-        """Headers are not stored: a repeat makes them from the stored version and position."""
+        """Headers are not stored, because a repeat makes them from the stored version and position."""
         assert self.last_row is not None
         assert self.request.idempotency is not None
         assert self.request.answer is not None

@@ -97,7 +97,7 @@ class EventLog:
 
     @property
     def is_failing(self) -> bool:
-        """Whether an append was interrupted less than APPEND_TIMEOUT_SECONDS ago, and none was answered since."""
+        """Whether an append was interrupted less than APPEND_TIMEOUT_SECONDS ago, and no append was answered since."""
         return self._failed_at is not None and time.monotonic() - self._failed_at < APPEND_TIMEOUT_SECONDS
 
     def open(self) -> None:

@@ -1,6 +1,6 @@
 """Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order.
 
-Older code must not touch data that newer code wrote, because it does not know everything in this data.
+Older code must not touch data that newer code wrote, because older code does not know everything in this data.
 """
 
 import asyncio

@@ -103,11 +103,11 @@ class ConversationRecorder(PostgresApplicationRecorder):
                     self._row_type = self._row_type or CompositeInfo.fetch(connection, ROW_TYPE)
                     register_row(self._row_type, connection)
                 curs = connection.cursor(row_factory=tuple_row)
-                # Without parameters, statements can share a round trip. The time limit: see migrations/0010.
+                # Without parameters, statements can share a round trip. migrations/0010 explains the time limit.
                 curs.execute("BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE; SET LOCAL lock_timeout = '500ms'")
                 yield curs
             except (ProgrammingError, NotSupportedError, InternalError) as error:
-                # A restore makes tables and types anew. A new connection works then.
+                # A restore makes new tables and types. Then only a new connection works.
                 self._row_type = None
                 connection.close()
                 raise OperationalError(f"Postgres refused; perhaps the schema was replaced: {error}") from error

@@ -88,7 +88,7 @@ def make_app(
 def middleware(
     metrics: Metrics, connections: Connections | None, authenticator: Authenticator, web_pages: WebPages
 ) -> list[Middleware]:
-    """The outermost comes first."""
+    """The outermost middleware comes first."""
     return [
         Middleware(RequestMiddleware, metrics=metrics, web_pages=web_pages),
         Middleware(AccessMiddleware, authenticator=authenticator),

@@ -64,10 +64,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     crowded_write_seconds: float = 2.0
     max_unread_bytes: int = 48 * 1024 * 1024
     large_answers: int = 3
-    """How many are made at a time."""
+    """How many large answers are made at a time."""
 
     large_answers_of_tenant: int = 2
-    """How many are made at a time for one tenant."""
+    """How many large answers are made at a time for one tenant."""
 
     large_answer_wait_seconds: float = 10.0
     check_seconds: float = 1.0

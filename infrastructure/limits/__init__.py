@@ -8,5 +8,5 @@
   shared_counts   the one task that asks Redis
   month       tokens in a calendar month, in Postgres
 
-Redis has the counts of all processes. While it is unavailable, each process counts alone.
+Redis has the counts of all processes. While Redis is unavailable, each process counts alone.
 """

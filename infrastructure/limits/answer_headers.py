@@ -1,8 +1,8 @@
 """The headers that tell the limits: `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11), and
 OpenAI's `x-ratelimit-*`.
 
-The draft has no unit for tokens, so its headers name no limits of tokens. OpenAI's headers are about the limit with the
-least left.
+The draft has no unit for tokens, so its headers name no limits of tokens. OpenAI's headers show the limit of which the
+least is left.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _FURTHER: Final = {
     "background": _AT_ONCE,
     "followers": _AT_ONCE,
 }
-"""`RateLimit` names these only if they are why the request was refused."""
+"""`RateLimit` names one of these limits only if the limit is why the request was refused."""
 
 
 def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLimit | None = None) -> Headers:

@@ -92,7 +92,7 @@ class RequestCount:
             self._ask_again_at = now + ASK_AGAIN_SECONDS
 
     def failed(self) -> None:
-        """Redis may count requests that the failed question gave back as used for a minute."""
+        """Requests that the failed question gave back may count as used in Redis for a minute."""
 
     def tick(self, now: float) -> bool:
         return self._uncounted > 0 or self._is_unused(now)

@@ -50,7 +50,7 @@ NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "versio
 """A value that is not an integer goes under `labels`, because Elasticsearch would refuse the line."""
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""These could forge a log line, move the cursor or reverse the direction of text."""
+"""These characters could forge a log line, move the cursor or reverse the direction of text."""
 
 Processor = Callable[[Any, str, Any], Any]
 

@@ -1,7 +1,7 @@
 """One connection that runs one prepared statement, each call in one round trip, on the event loop.
 
-The next call is sent while the server still works on the one before. A round trip takes half a millisecond. psycopg's
-cursors would need as much again in Python, so this calls libpq through `psycopg.pq`.
+The next call is sent while the server still works on the call before. A round trip takes half a millisecond. psycopg's
+cursors would need as much again in Python, so this file calls libpq through `psycopg.pq`.
 """
 
 import asyncio

@@ -237,7 +237,7 @@ class Repair:
 
     @asynccontextmanager
     async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, ViewPosition]]:
-        """A transaction that locks the claim and the view's position. Raises _ClaimLost. After PositionMoved, retry it."""
+        """A transaction that locks the claim and the view's position. Raises _ClaimLost. After PositionMoved, retry the step."""
         async with self._mongo_views.transaction((view,), 0) as session:
             view_position = await self._claims.lock(view, session)
             if view_position is None:

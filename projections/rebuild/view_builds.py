@@ -69,7 +69,7 @@ class ViewBuilds:
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def start(self, views: Sequence[MongoView], end: LogPosition, workers: int) -> list[ViewBuild]:
-        """New builds up to the log's `end`, and unfinished ones to resume.
+        """New builds up to the log's `end`, and unfinished builds to resume.
 
         Raises PositionMoved, and DataIsNewer if newer code built a view.
         """
@@ -78,7 +78,7 @@ class ViewBuilds:
     async def _start(self, view: MongoView, end: LogPosition, workers: int) -> ViewBuild | None:
         existing = await self._documents(_build_of(view))
         refuse_newer((view, document["version"]) for document in [*await self._documents(view), *existing])
-        # If only some exist, a position was lost, and the build is started again.
+        # If only some positions exist, others were lost, and the build is started again.
         complete = len(existing) == PARTITIONS
         if complete and existing[0]["state"] == "filling":
             if (existing[0]["pages"], existing[0].get("incarnation")) == (self._pages, end.incarnation):
@@ -99,7 +99,7 @@ class ViewBuilds:
                 "state": "filling",
                 "share": number,
                 "pages": self._pages,
-                # The chain hash and the incarnation are those of `target`: `finish_backfill` sets `position` to it.
+                # The chain hash and the incarnation belong to `target`. `finish_backfill` sets `position` to `target`.
                 **fields_of(end),
                 "position": 0,
                 "target": end.position,
@@ -161,7 +161,7 @@ class ViewBuilds:
         await self._positions.update_many({"view": {"$in": list(map(_build_of, views))}, "state": "filling"}, change)
 
     async def resume_kept(self, views: Sequence[MongoView]) -> list[MongoView]:
-        """Lets projectors advance the kept collections, for a rollback. Returns the views that have one."""
+        """Lets projectors advance the kept collections, for a rollback. Returns the views that have a kept collection."""
         kept_or_resumed = {"$or": [{"state": "kept"}, {"back": True}]}
         kept = Counter([document["view"] async for document in self._positions.find(kept_or_resumed)])
         resumed = [view for view in views if kept[_build_of(view)] == PARTITIONS]

@@ -2,7 +2,7 @@
 
 `version`, `retracted_version`: the conversation's version when the item was added, and when it was retracted
 `restored_version`: the conversation's version when the item was last restored. Only the log has earlier retractions
-`copy_of`: the original of a copy. Readers ask the log whether it is deleted
+`copy_of`: the original of a copy. Readers ask the log whether the original is deleted
 `parent`: the item before this one on its path; null for a first item
 `parent_branch`: the branch of `parent`, 0 for a first item. Only items that open a branch have this field
 `author`: who appended the item, or asked for the reply that made it
