@@ -1,7 +1,7 @@
 """The parts of a search's `q`, and how each part is found in the view `search`.
 
-A part is a word, a "phrase" or a prefix*; a `-` before it excludes it. A part matches if the stored text contains its
-text. Its terms select the documents to compare.
+A part is a word, a "phrase" or a prefix*. A part with a `-` before it must not match. A part matches if the stored text
+contains the part's text. The part's terms select the documents to compare.
 """
 
 from collections.abc import Iterator

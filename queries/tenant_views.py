@@ -37,7 +37,7 @@ class TenantViews:
     ) -> AsyncCommandCursor[Document]:
         """Raises pymongo's ExecutionTimeout after `max_seconds`.
 
-        `index`: the index that MongoDB must use (its `hint`). Without it, MongoDB may change its choice later.
+        `index`: the index that MongoDB must use (its `hint`). Without `index`, MongoDB may change its choice later.
         """
         pipeline = [{"$match": self._filter(selection)}, *stages]
         options: dict[str, Any] = {} if batch_size is None else {"batchSize": batch_size}

@@ -147,7 +147,7 @@ async def get_tree(context: QueryContext, conversation_id: str, query: TreeQuery
 async def _on_trunk(
     context: QueryContext, read: ConversationRead, path: Path, after: ItemPlace | None, limit: int
 ) -> list[Document]:
-    """One more than `limit` if there are more."""
+    """At most `limit` + 1 nodes of the trunk."""
     bounds = Bounds() if after is None else Bounds(min_depth=after.depth + 1)
     found: list[Document] = []
     for selection in filters(read.tenant, path, bounds, ascending=True, count=limit + 1):
@@ -161,7 +161,7 @@ async def _on_trunk(
 async def _elsewhere(
     context: QueryContext, read: ConversationRead, version: int, after: ItemPlace | None, limit: int
 ) -> list[Document]:
-    """One more than `limit` if there are more."""
+    """At most `limit` + 1 nodes of other branches."""
     if not read.moved_at:
         return []
     where: Document = {"conversation_id": read.conversation_id, "version": {"$lte": version}}

@@ -1,6 +1,6 @@
 """Ends or takes over orphaned replies: replies that no process runs any more.
 
-A waiting reply that outlives its process is taken over. Any other orphaned reply is marked as interrupted, with
+A waiting reply that may outlive its process is taken over. Any other orphaned reply is marked as interrupted, with
 the output in Redis.
 """
 

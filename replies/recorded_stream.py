@@ -1,4 +1,4 @@
-"""The stream of a reply, made again from its record. Its events equal the live ones as far as the record allows.
+"""The stream of a reply, made again from its record. Its events equal the live events as far as the record allows.
 
 A stream may have 200,000 deltas, so it is made in pages.
 """

@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import
 log = structlog.get_logger(__name__)
 
 MAX_REPEATS = 2
-"""The first repeat may put a note in place of what the refusal names. The second replaces all that may be the cause.
+"""The first repeat may put a note in place of what the refusal names. The second repeat replaces all that may be the cause.
 """
 
 
@@ -170,7 +170,7 @@ class RunningReply:
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
         """Waits for the end. Raises ApiError if the reply failed, if its end was not appended in time, or if the
-        client may no longer read it.
+        client may no longer read the conversation.
         """
         await self._events.wait_for_end()
         if self._failure is not None:
@@ -330,7 +330,7 @@ class RunningReply:
             return
         request = self._append_request(self._conversation_id, end.command)
         try:
-            # The principal may no longer read the conversation.
+            # Not the principal's reader, because the principal may no longer read the conversation.
             reader = services.reader.of_tenant(self._principal.tenant)
             appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:

@@ -10,11 +10,11 @@ the new ones were made from the log. The old ones are kept for `--rollback`, unt
 `--dry-run` only compares, and drops the new ones. An interrupted rebuild resumes when it is run again.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
-that has lost a position, gets no new collections: it is started over. Reads of it answer 503 until it is filled.
+that has lost a position, gets no new collections, but is started over. Reads of this view answer 503 until it is filled.
 With `--dry-run`, `--rollback` or `--cancel`, such a view is skipped.
 
-`--conversation` rebuilds one conversation in the views where it is parked. If it is parked in none, it is rebuilt in
-all views.
+`--conversation` rebuilds one conversation in the views where it is parked. If it is parked in no view, it is rebuilt
+in all views.
 
 Exit status: 0 done; 1 a conversation is still parked, another repair has claimed it, there is nothing to roll back to,
 another rebuild runs, the log does not have the conversation, a view started over or a build was dropped meanwhile, the

@@ -12,7 +12,7 @@ MAX_TIER_LENGTH = 64
 
 
 class ItemStarted(Struct, frozen=True):
-    """An output item starts, and the one before it is complete.
+    """An output item starts, and the item before it is complete.
 
     `item` has no id, and no text yet: `{"type": "message", "role": "assistant"}` (perhaps with `phase`), `{"type":
     "function_call", "call_id", "name"}`, `{"type": "reasoning"}`. Other types have the provider's fields.

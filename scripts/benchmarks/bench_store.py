@@ -129,12 +129,12 @@ def bench_store(
 
 
 def _environment() -> dict[str, str]:
-    """Without the variables that name other servers or other code."""
+    """The environment without the variables that name other servers or other code."""
     return {name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES}
 
 
 def commit_of(checkout: Path) -> str:
-    """With `-dirty` if there are uncommitted changes."""
+    """The commit, with `-dirty` if there are uncommitted changes."""
     command = ("git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     return done.stdout.strip() or "not a git checkout"

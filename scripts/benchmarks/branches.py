@@ -1,4 +1,4 @@
-"""How long requests take in a conversation with many items and branches, compared with one of ten items."""
+"""How long requests take in a conversation with many items and branches, compared with a conversation of ten items."""
 
 import time
 from collections import defaultdict

@@ -1,5 +1,5 @@
-"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a WorstLoad from stdin, and prints `ready` when it
-runs.
+"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a WorstLoad from stdin, and prints `ready` when the
+load runs.
 """
 
 import asyncio

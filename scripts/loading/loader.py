@@ -1,4 +1,4 @@
-"""Sends the conversations of a source to the command API: many at a time, the items of each in order."""
+"""Sends many conversations of a source to the command API at a time, and the items of each conversation in order."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

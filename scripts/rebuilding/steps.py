@@ -86,7 +86,7 @@ async def rebuild_online(
 
 
 async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
-    """Repairs a conversation in the views where it is parked. If it is parked in none, repairs it in all views.
+    """Repairs a conversation in the views where it is parked. If it is parked in no view, repairs it in all views.
 
     The result is empty if the log does not have the conversation.
     """

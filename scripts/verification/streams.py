@@ -131,7 +131,7 @@ class Streams:
         self._after = _FIRST
 
     async def next(self) -> list[Stream]:
-        """The next page. Each conversation has all its rows at this moment. Empty at the end."""
+        """The next page, with all rows of each conversation. Empty at the end."""
         streams: list[Stream] = []
         after = self._after
         while True:

@@ -179,7 +179,7 @@ def _folded(stream: Stream, at: Moment) -> Mapping[MongoView, dict[str, Document
 
 
 async def _is_known(reader: EventReader, tenant: Any, conversation_id: Any) -> bool:
-    """The conversation may have started during the verification."""
+    """Whether the log has the conversation, which may have started during the verification."""
     if not isinstance(conversation_id, str) or not is_id(conversation_id, CONVERSATION):
         return False
     head = await reader.head(conversation_id)
