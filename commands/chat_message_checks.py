@@ -14,7 +14,7 @@ from commands.bodies import MAX_ITEM_BYTES
 from infrastructure.http.errors import ApiError
 
 MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
-"""Clients send our own answers back, and these may have a million characters."""
+"""Clients send our own answers back, and an answer may have a million characters."""
 
 MAX_ESCAPED_BYTES = 6
 """The most bytes of one character in JSON text."""

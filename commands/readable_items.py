@@ -22,7 +22,7 @@ class FoundItems(Struct, frozen=True):
 
 
 async def find_items(context: CommandContext, item_ids: Collection[str]) -> FoundItems:
-    """Finds items in the caller's tenant, in the log. Raises ApiError (413) if they are too large together."""
+    """Finds items in the caller's tenant, in the log. Raises ApiError (413) if the items are too large together."""
     if not item_ids:
         return FoundItems({}, {}, {})
     rows = await context.dependencies.reader.items_of_tenant(list(item_ids), MAX_PAGE_BYTES)

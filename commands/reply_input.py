@@ -41,7 +41,7 @@ class TakenItem(Struct, frozen=True):
 
 
 class TakenInput(Struct, frozen=True):
-    """`is_compared`: the items were compared with the path. If the path changes, they must be compared again."""
+    """`is_compared`: the items were compared with the path. If the path changes, the items must be compared again."""
 
     items: list[TakenItem]
     is_compared: bool

@@ -78,7 +78,7 @@ async def find_target(context: CommandContext, body: CreateResponse, *, writes: 
 
     `writes`: whether the reply will be appended. If not, the right to read the conversation is enough.
 
-    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 if the previous response does not exist,
+    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 for an unknown previous response or a malformed id,
     409 while the previous response runs or waits.
     """
     target = await _find_target(context, body, writes=writes)

@@ -88,7 +88,7 @@ async def _appended(
 
 
 async def _is_deleted_elsewhere(reader: PrincipalReader, found: _FoundItem) -> bool:
-    """Whether the item is a copy of a deleted item, or was deleted in a conversation it is inherited from."""
+    """Whether the item is a copy of a deleted item, or is inherited and deleted in another conversation of the path."""
     if found.inherited is not None:
         items = {found.event.item_id: found.event.copy_of}
     else:

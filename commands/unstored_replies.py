@@ -15,7 +15,7 @@ from domain.commands import NewItem
 class UnstoredReply(Struct, frozen=True, kw_only=True):
     """A reply that is not in the log.
 
-    `after`: the last stored response before it. `items`: the input and the output of all unstored
+    `after`: the last stored response before this reply. `items`: the input and the output of all unstored
     replies since `after`.
     """
 

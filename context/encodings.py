@@ -1,6 +1,6 @@
 """The two vocabularies that tokens are counted with, as tiktoken encodings.
 
-Nothing is downloaded: the vocabularies come from the `bpe-openai` wheel. Patterns and special tokens are those of
+Nothing is downloaded: the vocabularies come from the `bpe-openai` wheel. Patterns and special tokens come from
 `tiktoken_ext/openai_public.py`.
 """
 

@@ -11,7 +11,7 @@ from infrastructure.event_log.recorded import Recorded
 def with_last_shown(events: Sequence[Recorded]) -> Recorded:
     """The request, with what the model was shown last.
 
-    `events`: all events that name the reply, by ascending version. If no request is among them, returns the first event.
+    `events`: all events that name the reply, by ascending version. If no event is a request, returns the first event.
     """
     requested = next((recorded for recorded in events if isinstance(recorded.event, ReplyRequested)), events[0])
     shown = [event.shown for recorded in events if isinstance(event := recorded.event, ReplyShown)]

@@ -1,7 +1,7 @@
 """Counts the tokens of a Chat Completions request's messages.
 
 A request usually repeats all earlier messages, and only the new messages are counted. The leading system and developer
-messages have a count of their own, because clients change them often.
+messages have a count of their own, because clients change these messages often.
 """
 
 from collections.abc import Iterable, Sequence

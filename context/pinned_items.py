@@ -1,4 +1,4 @@
-"""Reads pinned items from the log, with the calls and outputs that belong to them."""
+"""Reads pinned items from the log, with the calls and outputs that belong to these items."""
 
 from collections.abc import Collection, Sequence
 

@@ -21,7 +21,7 @@ from domain.items import Item, content_parts, type_of
 
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _NOT_COMPARED = frozenset({"id", "status", "phase"})
-"""The store or the API adds these fields. Clients do not always send them back."""
+"""The store or the API adds these fields. Clients do not always send these fields back."""
 
 _CallKey = tuple[str, str]
 

@@ -20,7 +20,7 @@ TOOLS_CHANGED, CONTEXT_COMPACTED, INPUT_CHANGED = "tools_changed", "context_comp
 MODEL_CHANGED, NOT_FOUND = "model_changed", "comparison_response_not_found"
 """Why a request does not begin with the whole last request.
 
-The values are those of `prompt_cache_diagnostics` (`openai/types/responses/response.py`).
+The values come from `prompt_cache_diagnostics` (`openai/types/responses/response.py`).
 """
 
 _SETTINGS: tuple[tuple[str, str | None, str], ...] = (

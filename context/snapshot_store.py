@@ -64,7 +64,7 @@ def write_arguments(
     keep: int | str = "",
     seconds: int = SNAPSHOT_TTL_SECONDS,
 ) -> list[str | int | bytes]:
-    """The arguments of `write_snapshot.lua`, which explains them."""
+    """The arguments that `write_snapshot.lua` explains."""
     bounds = (MAX_ITEMS, MAX_BYTES, MAX_FIELDS)
     names_and_values = [value for field in fields.items() for value in field]
     identity = (fields["version"], fields["incarnation"], SNAPSHOT_FORMAT, branch)

@@ -27,7 +27,7 @@ Role = Literal["owner", "writer", "reader"]
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
 _READERS_COMMANDS = (GiveFeedback, WithdrawFeedback)
 _OF_THE_STORE = (CompleteReply, FailReply, CancelReply, InterruptReply, ReadQueueState)
-"""The store sends these itself, without a check of roles. A reply's end is recorded even if its sender's share was withdrawn."""
+"""The store sends these commands itself, without a check of roles. A reply's end is recorded even if its sender's share was withdrawn."""
 
 
 class Actor(Struct, frozen=True):

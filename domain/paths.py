@@ -1,6 +1,6 @@
 """Paths through the branches of a conversation, and through the conversations that a fork comes from. Pure.
 
-The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, it
+The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, the path
 first goes through the conversations that the fork comes from. A path has one item at each depth.
 
 Every path begins on branch 0. A fork's inherited items count as the beginning of branch 0. The number of any other
@@ -52,7 +52,7 @@ def up_to_item(event: ItemAppended, version: int, opening: ItemAppended | None) 
 
 
 def up_to_parent(event: ItemAppended, version: int, opening: ItemAppended | None) -> tuple[PathBranch, ...]:
-    """The path that ends with the item's parent. The arguments are those of `up_to_item`."""
+    """The path that ends with the item's parent. The arguments are as in `up_to_item`."""
     if event.branch == version:
         return event.leaves
     before = (*(opening.leaves if opening else ()), PathBranch(event.branch, event.depth - 1, version - 1))
@@ -60,7 +60,7 @@ def up_to_parent(event: ItemAppended, version: int, opening: ItemAppended | None
 
 
 def leaf_before(event: ItemAppended, version: int, opening: ItemAppended | None) -> Leaf:
-    """The leaf after which the item was appended. The arguments are those of `up_to_item`."""
+    """The leaf after which the item was appended. The arguments are as in `up_to_item`."""
     return Leaf(event.parent_id, event.depth - 1, up_to_parent(event, version, opening))
 
 

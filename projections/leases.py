@@ -1,7 +1,7 @@
 """Divides the partitions among the running projectors, with leases in Postgres.
 
 A projector takes free partitions up to its share, and releases what exceeds the share. Partitions of a dead projector
-are free. A new lease of a partition has a higher number than the one before. MongoDB stores the newest lease. So a
+are free. A new lease of a partition has a higher number than the lease before. MongoDB stores the newest lease. So a
 projector that froze and was replaced cannot write when it wakes up.
 """
 
@@ -26,7 +26,7 @@ _LOCK = 7_203_914_412
 """Held while a projector renews its leases."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
-"""Postgres ends the transaction of a projector that froze, because the transaction blocks the others."""
+"""Postgres ends the transaction of a projector that froze, because the transaction blocks other projectors."""
 
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 

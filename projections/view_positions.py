@@ -1,7 +1,7 @@
 """Reads and changes the view positions in MongoDB.
 
 A write into a view in MongoDB fails unless `epoch` and `position` are still as they were read. So if two projectors
-write the same batch, one of them writes nothing. When a view starts over, is swapped, or parks or unparks
+write the same batch, one projector writes nothing. When a view starts over, is swapped, or parks or unparks
 a conversation, its `epoch` is raised, and writers must load the position again. A newer `lease` also raises `epoch`, so
 the former holder can no longer write.
 """
@@ -55,7 +55,7 @@ class ViewPositions:
         """Creates the collection with small pages.
 
         Its few documents change hundreds of times a second, and MongoDB keeps five minutes of their history. With pages
-        of 10 MB, moving the history out of a page blocks every write to it for 200 ms.
+        of 10 MB, moving the history out of a page blocks every write to the page for 200 ms.
         """
         if POSITIONS_COLLECTION in await self._database.list_collection_names(filter={"name": POSITIONS_COLLECTION}):
             return

@@ -33,7 +33,7 @@ class ViewStore(Protocol):
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
         """Writes the batch, and advances the positions to its end. Returns the new positions.
 
-        All positions must be at the batch's start. Raises PositionMoved if one of them has moved.
+        All positions must be at the batch's start. Raises PositionMoved if a position has moved.
         """
 
     async def flush(self) -> None:

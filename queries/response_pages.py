@@ -23,7 +23,7 @@ class Entry(Struct, frozen=True):
 
 
 class Selected(Struct, frozen=True, kw_only=True):
-    """Which replies a page shows. `stages` sort the replies and limit them to one more than `limit`.
+    """Which replies a page shows. `stages` sort the replies and keep at most `limit` + 1.
 
     `with_input`: whether `entry_of` gets the ids of the deleted input items
     `entry_of`: makes the entry from a document, its output items, and the ids of the deleted input items

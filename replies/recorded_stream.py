@@ -109,7 +109,7 @@ class RecordedStream:
         self.count += segment.count if isinstance(segment, _Deltas) else len(segment)
 
     def _add_output(self, items: Sequence[tuple[str, Item]], retracted: Collection[str]) -> None:
-        """The recorded deltas include those of retracted items."""
+        """The recorded deltas include the deltas of retracted items."""
         parts = [parts_of(item) for _, item in items]
         without_summaries = sum(len(part.text) for part in chain(*parts) if part.kind != "summary_text")
         # Earlier versions of the store did not stream summaries, so their deltas are not in the record.

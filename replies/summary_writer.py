@@ -28,7 +28,7 @@ MIN_PORTION_TOKENS = 64
 
 
 class SummaryInput:
-    """The items to summarize. `texts`: as the model gets them. `sizes`: the tokens of each text and its line break."""
+    """The items to summarize. `texts`: what the model gets for each item. `sizes`: the tokens of each text and its line break."""
 
     def __init__(self, encoding: str, portion_tokens: int) -> None:
         self.items: list[Item] = []

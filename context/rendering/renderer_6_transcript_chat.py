@@ -11,7 +11,7 @@ from typing import Any
 
 
 def render(model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`parameters["chat"]`: the client's parameters, without those that the store itself reads."""
+    """`parameters["chat"]`: the client's parameters, without the parameters that the store itself reads."""
     sent = parameters.get("chat") or {}
     return {
         "model": model,

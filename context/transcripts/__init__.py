@@ -1,7 +1,7 @@
 """Recognises the transcript (all messages) of a Chat Completions request, so that its history is stored once.
 
 chat_messages   messages of the Chat Completions API to items and back (pure)
-message_changes how a message that was sent differs from the one that is made of its items (pure)
+message_changes how a message that was sent differs from the message that is made of its items (pure)
 prefix_hashes   the hashes of a transcript's prefixes and turns (pure)
 known_messages  keeps the hashes of recent messages
 parsed          a request's messages as items, with the hash of each prefix

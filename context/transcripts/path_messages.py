@@ -1,4 +1,4 @@
-"""Reads the messages of a path, newest first, and aligns a transcript with them."""
+"""Reads the messages of a path, newest first, and aligns a transcript with these messages."""
 
 from collections.abc import AsyncIterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Starts child processes, restarts those that end, and stops them in order."""
+"""Starts child processes, restarts a child that ends, and stops all children in order."""
 
 import asyncio
 import logging

@@ -63,7 +63,7 @@ _cached_text = lru_cache(1024)(_text)
 
 @lru_cache(64)
 def _time(value: datetime) -> bytes:
-    """`value` must be in UTC. In another zone, two different times can compare equal, and the cache would confuse them."""
+    """`value` must be in UTC. In another zone, two different times can compare equal, and the cache would confuse these times."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

@@ -55,7 +55,7 @@ _STATEMENT = _TEMPLATE.format(
 class PrefixRow(Struct, frozen=True, array_like=True):
     """A prefix that was found. Fields that are not listed here are as in `domain.commands.Prefix` and ItemAppended.
 
-    number               the index of its hash among those that were looked up
+    number               the index of its hash among the hashes that were looked up
     conversation_number  the index of its conversation in `_Answer.last_events`
     response_id          None if there is no response, or if the response was deleted
     branch               None in old rows

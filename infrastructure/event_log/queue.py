@@ -21,7 +21,7 @@ MAX_SHARE = 0.5
 SECOND_BATCH_COMMANDS = 6
 """While one batch is in flight, a second one starts when this many requests are queued.
 
-If twice as many are queued, a batch takes at most half of them.
+If twice as many are queued, a batch takes at most half of the requests.
 """
 
 

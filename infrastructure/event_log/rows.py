@@ -48,7 +48,7 @@ def chained_row(
     command_id: UUID | None,
     correlation_id: str,
 ) -> Row:
-    """The row after the one with the hash `previous`."""
+    """The row after the row with the hash `previous`."""
     recorded_at = recorded_at.astimezone(UTC)
     hashed = length_prefixed(
         originator_id=originator_id,

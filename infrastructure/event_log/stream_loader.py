@@ -1,4 +1,4 @@
-"""Reads streams from the log, and finds those whose last known row the log has lost.
+"""Reads streams from the log, and finds streams whose last known row the log has lost.
 
 The log moves back if a backup is restored, a lagging replica takes over, or somebody removes rows.
 """

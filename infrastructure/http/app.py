@@ -1,6 +1,6 @@
 """Makes each API's app.
 
-FastAPI's `APIRouter` only describes the routes. Starlette's `Route` serves them, because with FastAPI an append took
+FastAPI's `APIRouter` only describes the routes. Starlette's `Route` serves requests, because with FastAPI an append took
 1.5 times the CPU time.
 """
 

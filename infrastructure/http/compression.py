@@ -29,7 +29,7 @@ _QUALITY = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 class CompressionMiddleware:
-    """ASGI middleware. Answers take turns in the thread, so that only one of them is in memory twice."""
+    """ASGI middleware. Answers take turns in the thread, so that only one answer is in memory twice."""
 
     def __init__(self, app: ASGIApp, connections: Connections) -> None:
         self._app = app

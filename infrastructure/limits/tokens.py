@@ -27,7 +27,7 @@ class TokenCount:
         self._free_at = 0.0
         self._known_at = 0.0
         self._pending = self._sent = 0
-        """`_pending`: tokens that are not counted in Redis yet. `_sent`: how many of these the current question has."""
+        """`_pending`: tokens that are not counted in Redis yet. `_sent`: how many pending tokens the current question has."""
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """None: Redis must be asked."""

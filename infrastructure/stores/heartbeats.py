@@ -45,6 +45,6 @@ class HeartbeatWatch(Generic[Key]):
         return {key for key, seconds in unchanged_seconds.items() if seconds >= self._dead_after_seconds}
 
     def start_over(self) -> None:
-        """Call it when the rows could not be read, because others may not have raised their beats either."""
+        """Call it when the rows could not be read, because processes may not have raised their beats either."""
         self._looked_at = None
         self._beats, self._unchanged_seconds = {}, {}

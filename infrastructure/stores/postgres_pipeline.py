@@ -76,10 +76,10 @@ class PostgresPipeline:
             await self._connected()
 
     async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
-        """Returns the one column of the statement's one row.
+        """Returns the value in the only column of the statement's only row.
 
         Raises NotSent if there is no connection. Raises OutcomeUnknown or ServerTimedOut if this statement and all
-        others in flight may have run. Raises any other psycopg.Error if nothing was done, such as psycopg.DataError.
+        other statements in flight may have run. Raises any other psycopg.Error if nothing was done, such as psycopg.DataError.
         """
         connection = await self._connected()
         try:

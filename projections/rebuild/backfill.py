@@ -143,7 +143,7 @@ def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
 
 
 def _is_applied(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
-    """A deletion is always applied, and so are events before the one that parks their conversation."""
+    """A deletion is always applied, and so are events before the event that parks their conversation."""
     conversation_id = logged.conversation_id
     if conversation_id not in parked or is_deletion(logged):
         return True

@@ -57,7 +57,7 @@ class CircuitBreakers:
 
 
 class CircuitBreaker:
-    """Opens after MAX_FAILURES failures in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
+    """Opens after MAX_FAILURES failures in a row, each at most FAILURE_WINDOW_SECONDS after the failure before.
 
     OPEN_SECONDS later, one request passes as a probe. While there is no result, another probe passes every
     PROBE_SECONDS. The first answer closes the breaker. If the newest probe fails, the breaker stays open for

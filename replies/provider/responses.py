@@ -107,7 +107,7 @@ class ResponsesAnswer:
     def progress(self) -> object:
         """Changes with each start or end of an item, end of the answer, or non-empty delta of any type.
 
-        Some deltas, such as those of a web search's query, make no stream part.
+        Some deltas, such as the deltas of a web search's query, make no stream part.
         """
         return len(self._started), len(self._ended), self._deltas, self._response is not None
 

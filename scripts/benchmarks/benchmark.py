@@ -131,7 +131,7 @@ def compare_with_checkout(
 def compare_with_plain(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """Compares a store with keys and limits with a store without them."""
+    """Compares a store that has keys and limits with a store that has neither."""
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url, KEYS_AND_LIMITS) as ours,
