@@ -1,4 +1,5 @@
-"""Decides which items of a request's `input` are taken. Taken items are shown to the model, and stored unless `store` is false.
+"""Decides which items of a request's `input` are taken. Taken items are shown to the model, and stored unless `store`
+is false.
 
 - A reference to an item on the path adds nothing.
 - A reference to another item that the caller may read adds a copy. The copy keeps the original id as a client's id.

@@ -78,8 +78,8 @@ async def find_target(context: CommandContext, body: CreateResponse, *, writes: 
 
     `writes`: whether the reply will be appended. If not, the right to read the conversation is enough.
 
-    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 for an unknown previous response or a malformed id,
-    409 while the previous response runs or waits.
+    Raises ConversationNotFound, NotAllowed, LogMoved, and ApiError: 400 for an unknown previous response or a malformed
+    id, 409 while the previous response runs or waits.
     """
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}

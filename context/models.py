@@ -1,6 +1,6 @@
 """What is known of models: windows, tokenizers, abilities and prices.
 
-A fact learnt from a refusal only makes a window smaller, or removes an ability. It never changes a setting.
+A fact learnt from a refusal only makes a window smaller, or removes an ability. Such a fact never changes a setting.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,8 +31,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
     `window`: in tokens. `output`: the most tokens of an answer. `safety`: the part of the window that may be filled, 0
     to 1. `accepts`: only abilities of which something is known. Prices: US dollars for 1,000,000 tokens. Cached input
-    without a price of its own costs the input price. `priced`: the model's entry in genai-prices; also None if a setting
-    has a price. None: not known.
+    without a price of its own costs the input price. `priced`: the model's entry in genai-prices; also None if a
+    setting has a price. None: not known.
     """
 
     window: int

@@ -119,8 +119,8 @@ class _NewerItems(Struct):
         oldest = page.appended[-1].depth if page.appended else self.kept + 1
         if oldest > self.kept:
             return
-        # Both paths have all items before this page, so the last requests before this page are the same. The exception is a
-        # request whose answer opened a branch that the new path does not take. Its depth is `kept` or more.
+        # Both paths have all items before this page, so the last requests before this page are the same. The exception
+        # is a request whose answer opened a branch that the new path does not take. Its depth is `kept` or more.
         before = page.events[-1].version
         older = {
             model: last

@@ -80,8 +80,8 @@ async def _undeleted(
     """Returns (items, `before_gap`, `gap` for the next page).
 
     `gap`: whether the next newer item was found deleted. `conversations`: the conversations of the path, from
-    the path's end to this page's conversation. `may_be_deleted`: if False, `page.retracted` is up to date, and only copies are
-    looked up.
+    the path's end to this page's conversation. `may_be_deleted`: if False, `page.retracted` is up to date, and only
+    copies are looked up.
     """
     appended = [event for event in page.appended if may_be_deleted or event.item_id not in page.retracted]
     looked_up = {event.item_id: event.copy_of for event in appended if may_be_deleted or event.copy_of is not None}

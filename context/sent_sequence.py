@@ -74,7 +74,8 @@ def sent_sequence(
 def _first_depth(choice: ContextChoice, depth: int) -> int:
     """Where the window begins.
 
-    If the window has the whole path, the window begins right after the summary, because deleted items there may be restored.
+    If the window has the whole path, the window begins right after the summary, because deleted items there may be
+    restored.
     """
     window, summary = choice.selection.window, choice.recent.summary
     if choice.context_input.reaches_start and len(window) == len(choice.context_input.path):

@@ -76,9 +76,9 @@ class SnapshotItem(Struct, frozen=True, array_like=True):
 class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The field `settings` of the hash.
 
-    `pins`: in order of depth; the list may have these items too. `needs_log`: contexts are read from the log, for one of two
-    reasons. Pins or summary may have content of other conversations, which may be deleted there. Or the pins exceed
-    MAX_PINNED_BYTES; then `pins` is empty.
+    `pins`: in order of depth; the list may have these items too. `needs_log`: contexts are read from the log, for one
+    of two reasons. Pins or summary may have content of other conversations, which may be deleted there. Or the pins
+    exceed MAX_PINNED_BYTES; then `pins` is empty.
     """
 
     instructions: str | None = None

@@ -1,7 +1,7 @@
 """Paths through the branches of a conversation, and through the conversations that a fork comes from. Pure.
 
-The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, the path
-first goes through the conversations that the fork comes from. A path has one item at each depth.
+The place of an item is its conversation, branch and depth. A path leads through branches to a last item. In a fork, the
+path first goes through the conversations that the fork comes from. A path has one item at each depth.
 
 Every path begins on branch 0. A fork's inherited items count as the beginning of branch 0. The number of any other
 branch is the version of the event that opened the branch.

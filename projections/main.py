@@ -81,8 +81,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    # A batch creates tens of thousands of objects that live until the batch ends. With Python's default threshold, garbage
-    # collection took a fifth of the time.
+    # A batch creates tens of thousands of objects that live until the batch ends. With Python's default threshold,
+    # garbage collection took a fifth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     uvloop.run(_main())

@@ -1,5 +1,5 @@
-"""If an event cannot be applied, its conversation is parked. The view leaves the conversation out and continues with the
-others.
+"""If an event cannot be applied, its conversation is parked. The view leaves the conversation out and continues with
+other conversations.
 
 The deletion of a parked conversation is applied, and ends the parking, except in `usage`.
 """

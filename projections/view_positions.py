@@ -163,7 +163,8 @@ class ViewPositions:
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
     ) -> list[ViewPosition]:
-        """Advances these positions, which must all be at the same event. The `released` conversations are no longer parked.
+        """Advances these positions, which must all be at the same event. The `released` conversations are no longer
+        parked.
 
         Raises PositionMoved. Without a session, the advance can be lost when MongoDB fails over.
         """

@@ -189,8 +189,8 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
-    """Raises ApiError 503 if the conversation is parked, because its snapshot may be old. Without MongoDB, this cannot be
-    checked.
+    """Raises ApiError 503 if the conversation is parked, because its snapshot may be old. Without MongoDB, this cannot
+    be checked.
     """
     try:
         positions = await context.dependencies.consistency.positions.read()

@@ -3,8 +3,8 @@
 Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the previous
 page, and holds no database connection while it waits.
 
-Deletions and withdrawn shares must take effect soon, even for a client that reads slowly. So the conversation's last event is looked up
-again after LOOK_UP_SECONDS, and a page is made again after MAX_PAGE_SECONDS.
+Deletions and withdrawn shares must take effect soon, even for a client that reads slowly. So the conversation's last
+event is looked up again after LOOK_UP_SECONDS, and a page is made again after MAX_PAGE_SECONDS.
 """
 
 import asyncio
@@ -252,7 +252,7 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where the version is in the log. If it is neither 0 nor the head's version, the position is -1, for unknown."""
+    """Where the version is in the log. For a version other than 0 and the head's, the position is -1, for unknown."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)

@@ -126,7 +126,8 @@ async def bounds_of(
     """The depths between the page's cursors. `known_places`: places that were read already, by item id.
 
     A cursor may lie beside the path, for example because the head was moved. Then the items after the cursor
-    begin after the last item that the path shares with the path to the cursor. Raises ApiError (400) for an unknown cursor.
+    begin after the last item that the path shares with the path to the cursor. Raises ApiError (400) for an unknown
+    cursor.
     """
     params: tuple[CursorParam, CursorParam] = ("after", "before") if page.ascending else ("before", "after")
     first, last = [await _cursor_place(context, read, param, getattr(page, param), known_places) for param in params]

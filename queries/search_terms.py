@@ -23,8 +23,8 @@ _LAST: Final = "\U0010ffff"
 
 
 class Part(Struct, frozen=True):
-    """`text`: what a matching text contains, spaces included. `terms`: every matching document has all these terms. `prefix`:
-    every matching document has a term with this prefix. Only set without `terms`.
+    """`text`: what a matching text contains, spaces included. `terms`: every matching document has all these terms.
+    `prefix`: every matching document has a term with this prefix. Only set without `terms`.
     """
 
     text: str

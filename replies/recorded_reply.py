@@ -29,7 +29,7 @@ class RecordedReply:
     def __init__(
         self, reader: Reader, shared: Reader, streams: ReplyStreams, reference: ReplyReference, principal: Principal
     ) -> None:
-        """`shared` is for reads that several followers share, so it checks no roles."""
+        """`shared` is for reads that several followers share, so `shared` checks no roles."""
         self._reader = reader
         self._shared = shared
         self._streams = streams

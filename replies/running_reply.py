@@ -48,7 +48,8 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import
 log = structlog.get_logger(__name__)
 
 MAX_REPEATS = 2
-"""The first repeat may put a note in place of what the refusal names. The second repeat replaces all that may be the cause.
+"""The first repeat may put a note in place of what the refusal names. The second repeat replaces all that may be the
+cause.
 """
 
 

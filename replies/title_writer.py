@@ -179,7 +179,8 @@ class TitleWriter:
 
 
 def title_source(end: CompleteReply) -> TitleSource | None:
-    """The texts for the title. None if the reply has no question, for example because it answers the output of a tool.
+    """The texts for the title. None if the reply has no question, for example because the reply answers a tool's
+    output.
 
     Copies of other conversations' items are left out, because the originals may be deleted.
     """

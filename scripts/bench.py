@@ -89,7 +89,7 @@ BENCHMARKS: Mapping[BenchmarkName, type[Benchmark]] = MappingProxyType(
 
 
 def measure(what: BenchmarkName, sizes: Sizes, pairs: int, against: Path | None, *, quiet: bool = False) -> Results:
-    """Runs the benchmarks one after the other, each on new stores. If one fails, the others are still run."""
+    """Runs the benchmarks one after the other, each on new stores. If a benchmark fails, the other benchmarks are still run."""
     benchmarks = [(name, make(sizes)) for name, make in BENCHMARKS.items() if what in (name, BenchmarkName.ALL)]
     turns = sum(2 if benchmark.measured_once else 2 * pairs for _, benchmark in benchmarks)
     done = 0

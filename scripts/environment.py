@@ -19,7 +19,7 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 UV = ENVIRONMENT / "bin" / "uv"
 STAMP = ENVIRONMENT / "requirements.lock"
-"""This file is written last. Without it, `.venv` is incomplete."""
+"""This file is written last. Without the file, `.venv` is incomplete."""
 
 
 def main() -> None:

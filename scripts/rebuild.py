@@ -10,8 +10,8 @@ the new ones were made from the log. The old ones are kept for `--rollback`, unt
 `--dry-run` only compares, and drops the new ones. An interrupted rebuild resumes when it is run again.
 
 Context snapshots are removed, and made again when they are next needed. A view that no projector has started yet, or
-that has lost a position, gets no new collections, but is started over. Reads of this view answer 503 until it is filled.
-With `--dry-run`, `--rollback` or `--cancel`, such a view is skipped.
+that has lost a position, gets no new collections, but is started over. Reads of this view answer 503 until it is
+filled. With `--dry-run`, `--rollback` or `--cancel`, such a view is skipped.
 
 `--conversation` rebuilds one conversation in the views where it is parked. If it is parked in no view, it is rebuilt
 in all views.

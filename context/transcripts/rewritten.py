@@ -12,8 +12,8 @@ from domain.items import Item
 MIN_COMMON = 16
 """An answer's stored and sent text match if one begins with the other, and the shorter one has at least this length.
 
-An addition in the sent text must not begin with a letter or a digit. If the addition begins with a line break or `<`, the
-stored text may have any length.
+An addition in the sent text must not begin with a letter or a digit. If the addition begins with a line break or `<`,
+the stored text may have any length.
 """
 
 

@@ -91,7 +91,7 @@ def _serves(port: int, secret: str) -> bool:
 
 
 def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
-    """Whether the replica set is configured for `host`. If not, creates or reconfigures it."""
+    """Whether the replica set is configured for `host`. If not, creates or reconfigures the replica set."""
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:

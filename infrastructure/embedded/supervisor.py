@@ -28,7 +28,7 @@ class DoesNotStartError(RuntimeError):
 
 @dataclass
 class _Child:
-    """`keeper` restarts the process. `failures`: how often it has ended since it last stayed up."""
+    """`keeper` restarts the process. `failures`: how often the process has ended since it last stayed up."""
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)

@@ -3,11 +3,11 @@ rows.
 
 New events then get the positions of lost events. So two values are kept with each position:
 
-incarnation   "epoch/table/start". While this value stays the same, rows were only added. `epoch` changes when rows of `events` are
-              removed (migrations/0011). `table` is the OID of `events`. A restore makes a new table.
+incarnation   "epoch/table/start". While this value stays the same, rows were only added. `epoch` changes when rows of
+              `events` are removed (migrations/0011). `table` is the OID of `events`. A restore makes a new table.
               `start` is the time when the server started
-chain_hash    of the event at the position. If the log still has this hash, and the epoch is the same, then all events up
-              to this position are the same
+chain_hash    the hash of the event at the position. If the log still has this hash, and the epoch is the same, then all
+              events up to this position are the same
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,8 @@ log = structlog.get_logger(__name__)
 
 
 class KeySweeper:
-    """A key is deleted when it is older than `keep_keys` by our clock and by Postgres's, because one clock may be ahead.
+    """A key is deleted when it is older than `keep_keys` by our clock and by Postgres's, because one clock may be
+    ahead.
 
     A key whose time is far in the future gets the present time. Otherwise it would be kept too long.
     """

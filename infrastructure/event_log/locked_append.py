@@ -55,7 +55,8 @@ class LockedAppend:
     ) -> Results:
         """While Postgres is unavailable, retries for `timeout_seconds`. Never raises.
 
-        `in_doubt`: plans that were sent for these requests and not answered. Postgres may still commit one of these plans.
+        `in_doubt`: plans that were sent for these requests and not answered. Postgres may still commit one of these
+        plans.
         """
         plans = list(in_doubt)
         try:

@@ -165,8 +165,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
     ) -> list[LogRow]:
         """For each stream, the rows from its version on. Ordered as in the mapping, then by version.
 
-        The row at the given version has no state. This row only shows whether the log still has it. LATERAL with its
-        own ORDER BY makes each stream a look-up by primary key, whatever the planner's statistics say.
+        The row at the given version only shows whether the log still has this version, so it has no state. LATERAL with
+        its own ORDER BY makes each stream a look-up by primary key, whatever the planner's statistics say.
         """
         curs.execute(
             "SELECT number, version, topic, state, recorded_at, chain_hash, position FROM ("

@@ -1,7 +1,7 @@
 """Makes each API's app.
 
-FastAPI's `APIRouter` only describes the routes. Starlette's `Route` serves requests, because with FastAPI an append took
-1.5 times the CPU time.
+FastAPI's `APIRouter` only describes the routes. Starlette's `Route` serves requests, because with FastAPI an append
+took 1.5 times the CPU time.
 """
 
 import inspect

@@ -79,7 +79,8 @@ class PostgresPipeline:
         """Returns the value in the only column of the statement's only row.
 
         Raises NotSent if there is no connection. Raises OutcomeUnknown or ServerTimedOut if this statement and all
-        other statements in flight may have run. Raises any other psycopg.Error if nothing was done, such as psycopg.DataError.
+        other statements in flight may have run. Raises any other psycopg.Error if nothing was done, such as
+        psycopg.DataError.
         """
         connection = await self._connected()
         try:

@@ -7,8 +7,8 @@ A word is a sequence of letters, digits and marks. A symbol is a word of its own
 words (Chinese, Japanese, Thai …) give runs. Any part of a run can be found.
 
 `text`: the words and runs, with one space before and after each. `terms`: the words, and each character of a run
-  together with the next character. The last character of a run is a term of its own. So a single character is found as the
-  beginning of a term.
+  together with the next character. The last character of a run is a term of its own. So a single character is found as
+  the beginning of a term.
 """
 
 import unicodedata

@@ -1,8 +1,8 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, API key, model and partition. The totals
 stay when a conversation is deleted.
 
-There is a total for each conversation, and one for all conversations together (`conversation` is ""). `key`: the API key's id, or "".
-`cost`: billionths of a US dollar. `unpriced`: how many calls had no known price.
+There is a total for each conversation, and one for all conversations together (`conversation` is ""). `key`: the API
+key's id, or "". `cost`: billionths of a US dollar. `unpriced`: how many calls had no known price.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The progress file of a load: DIR/load/<source>.jsonl, one line for each conversation that the store has in full.
 
-The file only saves time. Without it, a load sends everything again.
+The file only saves time. Without the file, a load sends everything again.
 """
 
 from pathlib import Path

@@ -32,7 +32,8 @@ class Action(Enum):
 
 
 async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report) -> int:
-    """Empties these views, and waits until the views show the log up to its current end. Returns the position of this end.
+    """Empties these views, and waits until the views show the log up to its current end. Returns the position of this
+    end.
 
     If the views do not change for STALLED_SECONDS, this process runs a projector.
     """
