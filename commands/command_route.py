@@ -1,7 +1,9 @@
 """Routes of commands. A route makes a CommandContext. The handler appends its command through this context."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
@@ -14,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from commands.content_intake import Contents, may_have_contents, take_contents
 from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
@@ -25,17 +28,33 @@ from domain.errors import ConversationNotFound
 from domain.events import ContextPolicy
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal, Scope
+from infrastructure.contents.file_store import FileStore
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader, FirstAnswer, PrincipalReader
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BODY_BYTES, check_content_type, read_body, validate_body
+from infrastructure.http.body import (
+    MAX_BODY_BYTES,
+    MAX_READ_BYTES,
+    check_content_type,
+    parse_json,
+    read_body,
+    too_large,
+    validate,
+)
 from infrastructure.http.door import principal_with
 from infrastructure.http.headers import command_headers, idempotency_key, if_match, position_headers
 from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
-from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters, query_parameters
+from infrastructure.http.operations import (
+    JSON,
+    JSON_LINES,
+    Operation,
+    header_parameters,
+    path_parameters,
+    query_parameters,
+)
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import QueryParameters, check_names
 from infrastructure.ids import mint_uuid
@@ -68,6 +87,9 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     reply_queue: ReplyQueue
     sockets: OpenSockets
     api_keys: KeyStore
+    files: FileStore
+    large_bodies: asyncio.Semaphore
+    """Large bodies are parsed one at a time, because each takes several times its size in memory."""
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
@@ -115,6 +137,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         defaults = self.dependencies.tenant_defaults.get(self.principal.tenant)
         of_tenant = defaults.context_policy.applied_to(ContextPolicy()) if defaults else ContextPolicy()
         return given.applied_to(of_tenant) if given else of_tenant
+
+    @property
+    def contents(self) -> Contents:
+        return Contents(self.principal, self.dependencies.reader, self.dependencies.files)
 
     async def append(
         self,
@@ -213,6 +239,7 @@ def command_context(
     )
 
 
+Model = TypeVar("Model", bound=BaseModel)
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 REQUEST_HEADERS = {
@@ -236,6 +263,7 @@ def command_route(
     body_required: bool = True,
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
+    stores: Callable[[SharedDependencies, Any], bool] = lambda _, __: True,
     body_media: str = JSON,
     answer: type,
     events: type | None = None,
@@ -247,9 +275,12 @@ def command_route(
     """Registers the handler of a command. The caller needs `scope`.
 
     The handler gets the CommandContext, each id in the path, and the body or the query. With `body_required=False`,
-    an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks.
+    an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks, and
+    checks the type of a body that is not JSON lines.
 
-    `errors`: status codes besides ERRORS. The arguments from `body_media` on are only for the OpenAPI document.
+    `max_bytes`: of a body without its images and files. `stores`: whether those in this body are stored.
+
+    `errors`: status codes besides ERRORS. From `answer` on, arguments are only for the OpenAPI document.
     """
     names = id_names(path)
 
@@ -259,7 +290,18 @@ def command_route(
             allowance = await count_request(request)
             if query is None and request.scope["query_string"]:
                 check_names(request, lambda _: False)
-            raw = b"" if streamed else await read_body(request, max_bytes)
+            limit = max_bytes if max_bytes <= MAX_BODY_BYTES else MAX_READ_BYTES
+            received = b"" if streamed else await read_body(request, limit)
+            if isinstance(received, bytes):
+                context, arguments = await prepare(request, received, allowance)
+            else:
+                with closing(received):
+                    dependencies: ProcessDependencies = request.app.state.dependencies
+                    async with dependencies.large_bodies:
+                        context, arguments = await prepare(request, received.read(), allowance)
+            return await handler(context, *arguments)
+
+        async def prepare(request: Request, raw: bytes, allowance: Allowance) -> tuple[CommandContext, list[Any]]:
             arguments: list[Any] = [*path_ids(request, names)]
             # The same idempotency key with another query is refused.
             sent = raw if query is None else request.scope["query_string"]
@@ -267,13 +309,15 @@ def command_route(
             if query is not None:
                 arguments.append(query.from_request(request))
             elif streamed:
-                check_content_type(request.headers, lines=True)
+                if body_media == JSON_LINES:
+                    check_content_type(request.headers, lines=True)
                 arguments.append(request.stream())
             elif body is not None:
                 if raw:
                     check_content_type(request.headers)
-                arguments.append(validate_body(body, raw) if raw or body_required else None)
-            return await handler(context, *arguments)
+                is_absent = not raw and not body_required
+                arguments.append(None if is_absent else await validated(context, body, raw, max_bytes, stores))
+            return context, arguments
 
         operation = Operation(
             parameters=(
@@ -307,8 +351,31 @@ def command_route(
     return register
 
 
+async def validated(
+    context: CommandContext,
+    model: type[Model],
+    raw: bytes,
+    max_bytes: int,
+    stores: Callable[[SharedDependencies, Any], bool] = lambda _, __: True,
+) -> Model:
+    """The body, with references in place of images and files. Raises ApiError (400, 404, 413).
+
+    `max_bytes`: of what remains in the body.
+    """
+    size = len(raw)
+    has_contents = may_have_contents(raw)
+    if size > max_bytes and not has_contents:
+        raise too_large(max_bytes)
+    value = parse_json(raw)
+    del raw
+    if has_contents:
+        is_stored = stores(context.dependencies, value)
+        value = await take_contents(context.contents, value, size=size, max_bytes=max_bytes, stores=is_stored)
+    return validate(model, value)
+
+
 def _tag(path: str) -> str:
-    return next((tag for tag in ("items", "responses", "chat", "keys") if f"/{tag}" in path), "conversations")
+    return next((tag for tag in ("items", "responses", "chat", "files", "keys") if f"/{tag}" in path), "conversations")
 
 
 async def _disconnected(request: Request) -> None:

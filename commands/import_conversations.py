@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, examples, new_items
-from commands.command_route import CommandContext, command_route
+from commands.command_route import CommandContext, command_route, validated
 from domain.commands import AppendItems, NewItem, StartConversation
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
 from infrastructure.http.errors import ApiError, ErrorDetail, as_api_error
 from infrastructure.http.item_schemas import InputItemJson
 from infrastructure.http.operations import JSON_LINES
@@ -166,7 +166,7 @@ def _is_full(importing: Collection[int], size: int) -> bool:
 
 
 async def _import_line(context: CommandContext, line_number: int, line: bytes) -> int:
-    body = validate_body(ImportedConversation, line)
+    body = await validated(context, ImportedConversation, line, MAX_ITEMS_BODY_BYTES)
     chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
     start = StartConversation(

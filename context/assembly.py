@@ -17,6 +17,7 @@ from context.conversation_settings import Reader, family_of
 from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
+from context.inlined_contents import with_contents
 from context.item_counts import ItemCounts
 from context.item_tokens import counted_parameters
 from context.message_counts import MessageCounts
@@ -121,10 +122,10 @@ class Contexts:
     async def assemble(
         self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
-        return self.render(reply_request, await self.choose(conversation_id, at, reply_request))
+        return await self.render(reply_request, await self.choose(conversation_id, at, reply_request))
 
     async def assemble_path(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> Context:
-        return self.render(reply_request, await self._choose_from_log(end, at, reply_request))
+        return await self.render(reply_request, await self._choose_from_log(end, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
         """The context of a fork that `start` is about to create."""
@@ -132,7 +133,7 @@ class Contexts:
         recent = await recent_items_of_fork(self._reader, start, max_tokens, self._counts)
         fork = start.forked_from
         assert fork is not None
-        context = self.render(reply_request, await self._chooser.choose(recent, origin_of(fork), reply_request))
+        context = await self.render(reply_request, await self._chooser.choose(recent, origin_of(fork), reply_request))
         head = await self._reader.head(fork.conversation_id)
         if head is None or head.version < fork.version:
             raise LogMoved(f"the log does not have version {fork.version} of {fork.conversation_id} any more")
@@ -184,7 +185,7 @@ class Contexts:
             raise LogMoved("the log may have moved back while a context was read from it")
         return choice
 
-    def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
+    async def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
         summary = choice.recent.summary
         renderer = self._models.renderer
 
@@ -204,6 +205,7 @@ class Contexts:
         body = body_of(choice.selection.sent)
         needed = needed_abilities(renderer, (sent.item for sent in choice.selection.sent)) if choice.missing else ()
         sequence, shared_prefix = sent_sequence(choice, reply_request, body, body_of)
+        body = await with_contents(self._reader, body)
         shown = Shown(
             version=choice.recent.version,
             ranges=shown_ranges(choice.selection),
@@ -229,7 +231,8 @@ class Contexts:
         window. `version`: the version of the conversation that the request continues; 0 for a new conversation.
         """
         renderer = self._models.transcript_renderer
-        body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
+        rendered = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
+        body = await with_contents(self._reader, rendered)
         encoding = self._models.encoding(model)
         tokens = await self._shared.message_counts.total(sent, encoding)
         [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)

@@ -23,6 +23,7 @@ from context.conversation_settings import (
 from context.deleted_content import deleted_items
 from context.forks import fork_of, lineage
 from context.history_forwards import path
+from context.inlined_contents import with_contents, without_references
 from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
 from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
@@ -30,6 +31,7 @@ from context.stored_items import StoredItem, stored_item
 from context.tokens import count_off_loop
 from context.transcripts.rendered import rendered_transcript
 from context.withdrawn_summaries import is_withdrawn
+from domain.errors import ContentGone, ContentsTooLarge
 from domain.events import ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
 from domain.items import Item, emptied
 from domain.paths import PathSegment
@@ -127,8 +129,8 @@ async def rerender(
     )
     is_complete = not (deleted or summary_is_blanked)
     return Rerendered(
-        body=body,
-        matches=request_sha256(body) == shown.request_sha256 if is_complete else None,
+        body=without_references(body),
+        matches=await _matches(reader, body, shown) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -159,8 +161,8 @@ async def _rerender_transcript(
     tokens = await counts.of([(stored.item_id, stored.item) for stored in items], request.shown.encoding)
     is_complete = not any(each.is_blanked for each in messages)
     return Rerendered(
-        body=body,
-        matches=request_sha256(body) == request.shown.request_sha256 if is_complete else None,
+        body=without_references(body),
+        matches=await _matches(reader, body, request.shown) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -174,6 +176,14 @@ async def _rerender_transcript(
         summary=None,
         summary_tokens=0,
     )
+
+
+async def _matches(reader: Reader, body: dict[str, Any], shown: Shown) -> bool:
+    """Contents are put back first. False if they are too large by now, or gone."""
+    try:
+        return request_sha256(await with_contents(reader, body)) == shown.request_sha256
+    except (ContentsTooLarge, ContentGone):
+        return False
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:

@@ -1,4 +1,4 @@
-"""What one append transaction writes, as parameters of the SQL function `append_at_once`."""
+"""What one append transaction writes, as parameters of the SQL function `append_at_once` (migrations/0027, which calls the version of 0022)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,9 @@ from msgspec import Struct
 
 from domain.commands import Prefix
 from domain.events import PathBranch
+from domain.named_contents import NamedContent
 from infrastructure.event_log.rows import Row, StreamEnd
+from infrastructure.ids import uuid_of
 
 
 class IdempotencyRecord(Struct, frozen=True, gc=False):
@@ -31,6 +33,13 @@ class PrefixRow(Struct, frozen=True, gc=False):
     prefix: Prefix
 
 
+class ContentRef(Struct, frozen=True, gc=False):
+    """`row`: of the event that names the content, from 1."""
+
+    row: int
+    named: NamedContent
+
+
 class Write(Struct, frozen=True):
     """The rows of one transaction, and what it changes in other tables. Row numbers count from 1.
 
@@ -50,6 +59,7 @@ class Write(Struct, frozen=True):
     idempotency: Sequence[IdempotencyRecord] = ()
     keys_valid_since: datetime = datetime(2000, 1, 1, tzinfo=UTC)
     prefixes: Sequence[PrefixRow] = ()
+    content_refs: Sequence[ContentRef] = ()
 
 
 PARAMETER_TYPES = (
@@ -59,11 +69,12 @@ PARAMETER_TYPES = (
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
     *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
     *("bigint[]", "text[]", "text[]"),  # their paths
+    *("integer[]", "text[]", "uuid[]", "bytea[]", "bigint[]", "text[]", "text[]"),  # what names contents
 )
 
 
 def parameters(write: Write) -> list[Any]:
-    """Empty arrays for replies, keys and prefixes are sent as NULL."""
+    """Empty arrays for replies, keys, prefixes and contents are sent as NULL."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_ends),
@@ -82,10 +93,12 @@ def parameters(write: Write) -> list[Any]:
         [record.answer for record in records] or None,
         write.keys_valid_since,
         *(_prefix_parameters(write.prefixes) if write.prefixes else _NO_PREFIXES),
+        *(_ref_parameters(write.content_refs) if write.content_refs else _NO_REFS),
     ]
 
 
 _NO_PREFIXES = (None,) * 10
+_NO_REFS = (None,) * 7
 
 
 def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
@@ -101,6 +114,19 @@ def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
         [row.branch for row in rows],
         [_array([left.branch for left in row.leaves]) for row in rows],
         [_array([left.last_depth for left in row.leaves]) for row in rows],
+    ]
+
+
+def _ref_parameters(refs: Sequence[ContentRef]) -> list[Any]:
+    references = [ref.named.reference for ref in refs]
+    return [
+        [ref.row for ref in refs],
+        [ref.named.item_id for ref in refs],
+        [uuid_of(reference.file_id) for reference in references],
+        [reference.sha256 for reference in references],
+        [reference.size for reference in references],
+        [reference.label for reference in references],
+        [ref.named.filename for ref in refs],
     ]
 
 

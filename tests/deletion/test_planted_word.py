@@ -4,12 +4,14 @@ The test puts words into many kinds of content, deletes the content in many ways
 """
 
 import asyncio
+import base64
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from itertools import product
 from typing import Any
 
+import httpx
 import pytest
 
 from domain.events import ItemAppended
@@ -41,10 +43,16 @@ def message(text: str, role: str = "user") -> dict[str, Any]:
     return {"type": "message", "role": role, "content": text}
 
 
+def as_base64(word: str) -> str:
+    """Base64 that has the word in it, of data that begins like a PNG."""
+    return f"iVBORw0KGgoA{word}{'A' * (-len(word) % 4)}"
+
+
 def every_kind_of_item(store: PlantedStore) -> list[dict[str, Any]]:
     plant = store.plant
-    image = {"type": "input_image", "image_url": f"data:image/png;base64,{plant('image')}"}
-    file = {"type": "input_file", "filename": plant("filename"), "file_data": f"data:text/plain;base64,{plant('file')}"}
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{as_base64(plant('image'))}"}
+    encoded = base64.b64encode(plant("file").encode()).decode()
+    file = {"type": "input_file", "filename": plant("filename"), "file_data": f"data:text/plain;base64,{encoded}"}
     refusal = {"type": "refusal", "refusal": plant("refusal")}
     return [
         message(plant("user")),
@@ -343,6 +351,20 @@ def leaks(text: str, planted: list[str]) -> list[str]:
     return [word for word in planted if word in text]
 
 
+def readable(answer: httpx.Response) -> str:
+    return f"{answer.headers} {answer.text} {base64.b64encode(answer.content).decode()}"
+
+
+def events_of(store: PlantedStore) -> str:
+    return f"{[store.log.events(one) for one in store.conversations]}"
+
+
+def stored_contents(store: PlantedStore) -> str:
+    """As they are, and as base64."""
+    contents = [content for (content,) in store.log.rows("SELECT bytes FROM content_rows")]
+    return f"{contents} {[base64.b64encode(content) for content in contents]}"
+
+
 async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     store: PlantedStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,7 +380,7 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     summarized = await withdrawn_summary(store)
     await deleted_single_completions(store)
     planted = store.planted
-    shown = f"{[store.log.events(one) for one in store.conversations]} {store.provider.requests}"
+    shown = f"{events_of(store)} {stored_contents(store)} {store.provider.requests}"
     assert [word for word in planted if word not in shown] == [], "not planted at all"
     found = {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
     store.provider.requests.clear()
@@ -369,6 +391,7 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
         "response_id": responses,
         "completion_id": [completion_id(response_id) for response_id in responses],
         "item_id": items,
+        "file_id": [*dict.fromkeys(re.findall(r"content:(file-[0-9a-f]{32})", events_of(store)))],
     }
     survivors = [conversation for conversation in conversations if await exists(store, conversation)]
     assert other in survivors
@@ -402,7 +425,7 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     items_of = {one: items if one in survivors else own_items(store, one) for one in conversations}
     for path, params in reads({**ids, "model_id:path": ["scripted"], "key_id": []}, items_of):
         answer = await store.http.get(path, params=params)
-        found |= {f"GET {path} {params} {word}" for word in leaks(f"{answer.headers} {answer.text}", planted)}
+        found |= {f"GET {path} {params} {word}" for word in leaks(readable(answer), planted)}
     for conversation in survivors:
         text = await first_part_of(store, f"/v1/conversations/{conversation}/events")
         assert "conversation.started" in text

@@ -28,7 +28,7 @@ MANY_CHATS, FEW_CHATS = 200, 3
 STEPS = 12
 SEED = 11
 WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", " ", "wörld", "<|endoftext|>", "</think>", "and so on")
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 Json = dict[str, Any]
