@@ -7,6 +7,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NoReturn
 
@@ -30,8 +31,11 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.multipart import MAX_FILE_BYTES
 from infrastructure.ids import FILE, is_id
 
-_SIGNS: Final = (b"content:", b"data:", b"file", b"\\u")
-"""A body without any of these has no slot with a content. With `\\u`, any of them can be written differently."""
+_SIGNS: Final = (b'"input_image"', b'"input_file"', b'"computer_screenshot"', b'"image_url"', b'"file"')
+"""The types of parts that have slots."""
+
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[67])")
+"""With such an escape, a type can be written differently."""
 
 _LARGE_CHARACTERS: Final = 64 * 1024
 """Longer data is decoded in a thread."""
@@ -51,7 +55,8 @@ class _Data(Struct, frozen=True):
 
 
 def may_have_contents(raw: bytes) -> bool:
-    return any(sign in raw for sign in _SIGNS)
+    """Cheap: most bodies have none."""
+    return any(sign in raw for sign in _SIGNS) or (b"\\u00" in raw and _ESCAPED_LETTER.search(raw) is not None)
 
 
 async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, stores: bool) -> Any:

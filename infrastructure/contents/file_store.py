@@ -13,7 +13,7 @@ from infrastructure.access.principal import Principal
 from infrastructure.contents.content_store import ROW_BYTES, keep_content
 from infrastructure.contents.staged_content import StagedContent
 from infrastructure.event_log.append_request import KeyReused
-from infrastructure.ids import uuid_of
+from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
 
 WRITE_TURN_TIMEOUT_SECONDS: Final = 30.0
@@ -21,6 +21,7 @@ WRITE_TURN_TIMEOUT_SECONDS: Final = 30.0
 
 
 MAX_NAMING_ITEMS: Final = 200
+MAX_FORKS: Final = 1_000
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class NamedContent(Struct, frozen=True, kw_only=True):
     """A content that an item names. `label`: as in ContentReference."""
 
     file_id: str
+    conversation_id: str
     item_id: str
     sha256: bytes
     size: int
@@ -97,12 +99,20 @@ _FRESH: Final = """
     WHERE tenant_id = %(tenant)s AND sha256 = ANY(%(hashes)s) AND written_at > now() - interval '1 hour'
 """
 _NAMED: Final = """
-    SELECT 'file-' || replace(wanted.file::text, '-', '') AS file_id, item_id, sha256, size, label, filename
+    SELECT 'file-' || replace(wanted.file::text, '-', '') AS file_id,
+        'conv_' || replace(originator_id::text, '-', '') AS conversation_id, item_id, sha256, size, label, filename
     FROM unnest(%(files)s::uuid[]) AS wanted (file) CROSS JOIN LATERAL (
-        SELECT item_id, sha256, size, label, filename FROM content_refs
+        SELECT originator_id, item_id, sha256, size, label, filename FROM content_refs
         WHERE tenant_id = %(tenant)s AND file_id = wanted.file
         ORDER BY subject = %(subject)s DESC, item_id DESC LIMIT %(limit)s
     ) AS naming
+"""
+_FORKS: Final = """
+    WITH RECURSIVE found (id) AS (
+        SELECT fork_id FROM forks WHERE tenant_id = %(tenant)s AND origin_id = ANY(%(origins)s)
+        UNION SELECT fork_id FROM forks JOIN found ON origin_id = found.id WHERE tenant_id = %(tenant)s
+    )
+    SELECT id FROM found ORDER BY id DESC LIMIT %(limit)s
 """
 _PAGE: Final = """
     SELECT {{}} FROM files WHERE {{}} AND purpose = coalesce(%(purpose)s::text, purpose)
@@ -190,6 +200,13 @@ class FileStore:
         ):
             await cursor.execute(_NAMED, values)
             return await cursor.fetchall()
+
+    async def forks_of(self, tenant: str, conversation_ids: Collection[str]) -> list[str]:
+        """The newest forks of these conversations, and their forks: at most MAX_FORKS."""
+        values = {"tenant": tenant, "origins": list(map(uuid_of, conversation_ids)), "limit": MAX_FORKS}
+        async with self._pool.connection() as connection:
+            rows: list[Any] = await (await connection.execute(_FORKS, values)).fetchall()
+        return [conversation_id(fork) for (fork,) in rows]
 
     async def references(self, tenant: str, file_ids: Collection[str]) -> dict[str, ContentReference]:
         """What items of the tenant name with these ids. Does not check who may read it."""

@@ -11,7 +11,16 @@ from domain.access import check_allowed
 from domain.commands import AppendItems, CompleteReply, StopReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
-from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, PathBranch, ReplyQueued, ReplyRequested
+from domain.events import (
+    REPLY_ENDS,
+    ConversationDeleted,
+    ConversationStarted,
+    Event,
+    ItemAppended,
+    PathBranch,
+    ReplyQueued,
+    ReplyRequested,
+)
 from domain.named_contents import named_contents
 from infrastructure.event_log.append_request import AppendRequest, StreamName, VersionMismatch, independent_of
 from infrastructure.event_log.batch_keys import BatchKeys
@@ -56,6 +65,7 @@ class BatchDecider:
         self._rows: list[Row] = []
         self._prefixes: list[PrefixRow] = []
         self._content_refs: list[ContentRef] = []
+        self._forks: list[tuple[int, UUID]] = []
         self._last_rows: dict[StreamName, int] = {}
         self._touched: set[tuple[StreamName, str]] = set()
         """(stream, row key) of each item, response or feedback that the rules need. `_items` has the state of those that exist."""
@@ -183,6 +193,11 @@ class BatchDecider:
             for row, event in enumerate(events, len(self._rows) + 1)
             for named in named_contents(event)
         ]
+        self._forks += [
+            (row, uuid_of(event.forked_from.conversation_id))
+            for row, event in enumerate(events, len(self._rows) + 1)
+            if isinstance(event, ConversationStarted) and event.forked_from is not None
+        ]
         self._rows += rows
         self._last_rows[name] = len(self._rows) - 1
         self._after[name] = Stream(state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0)
@@ -212,6 +227,7 @@ class BatchDecider:
             keys_valid_since=self._keys_valid_since,
             prefixes=self._prefixes,
             content_refs=self._content_refs,
+            forks=self._forks,
         )
         return BatchPlan(outcomes, write, self._after, self._last_rows, races)
 

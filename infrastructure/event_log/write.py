@@ -47,6 +47,7 @@ class Write(Struct, frozen=True):
     started_replies   (row number, response id) of replies that are started or queued. `ended_replies` has the same form
     owner             the process that runs the started replies
     deleted_streams   conversations that these rows delete. Their replies end too
+    forks             (row number of the fork's start, the conversation that it was forked from)
     keys_valid_since  a key stored before this time has expired and is replaced
     """
 
@@ -60,6 +61,7 @@ class Write(Struct, frozen=True):
     keys_valid_since: datetime = datetime(2000, 1, 1, tzinfo=UTC)
     prefixes: Sequence[PrefixRow] = ()
     content_refs: Sequence[ContentRef] = ()
+    forks: Sequence[tuple[int, UUID]] = ()
 
 
 PARAMETER_TYPES = (
@@ -70,6 +72,7 @@ PARAMETER_TYPES = (
     *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
     *("bigint[]", "text[]", "text[]"),  # their paths
     *("integer[]", "text[]", "uuid[]", "bytea[]", "bigint[]", "text[]", "text[]"),  # what names contents
+    *("integer[]", "uuid[]"),  # forks
 )
 
 
@@ -94,6 +97,8 @@ def parameters(write: Write) -> list[Any]:
         write.keys_valid_since,
         *(_prefix_parameters(write.prefixes) if write.prefixes else _NO_PREFIXES),
         *(_ref_parameters(write.content_refs) if write.content_refs else _NO_REFS),
+        [row for row, _ in write.forks] or None,
+        [origin for _, origin in write.forks] or None,
     ]
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import structlog
-from eventsourcing.persistence import PersistenceError
+from eventsourcing.persistence import IntegrityError, PersistenceError
 from msgspec import UNSET, Struct, UnsetType, json, to_builtins
 from psycopg import Error as PostgresError
 from psycopg.errors import DiskFull, ForeignKeyViolation
@@ -172,7 +172,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(413, str(error), code=error.code, param="input")
         case ContentGone():
             return ApiError(409, str(error), code=error.code)
-        case ForeignKeyViolation():  # only `content_refs` has one that a request can break
+        case IntegrityError(__cause__=ForeignKeyViolation()) | ForeignKeyViolation():
+            # Only `content_refs` has a foreign key that a request can break.
             return ApiError(409, "A file was deleted meanwhile.", code="file_not_found")
         case Refused():
             return ApiError(400, str(error), code=error.code)

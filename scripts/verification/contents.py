@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from domain.events import ConversationDeleted
 from domain.named_contents import named_contents
 from infrastructure.contents.collection import KEEP_HOURS
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -19,7 +20,13 @@ _MARGIN_HOURS: Final = 2
 """The collection runs once an hour."""
 
 _OF_STREAMS: Final = """
-    SELECT tenant_id, originator_id, row_key, item_id, file_id, sha256 FROM content_refs WHERE originator_id = ANY(%(streams)s)
+    SELECT tenant_id, originator_id, row_key, item_id, file_id, sha256, EXISTS (
+        SELECT FROM events AS e WHERE e.originator_id = r.originator_id AND e.item_id = r.row_key AND e.tenant_id = r.tenant_id)
+    FROM content_refs AS r WHERE originator_id = ANY(%(streams)s)
+"""
+_GONE: Final = """
+    SELECT originator_id, topic, item_id FROM events
+    WHERE originator_id = ANY(%(streams)s) AND topic IN ('conversation.deleted', 'reply.deleted')
 """
 _PAGE: Final = """
     SELECT tenant_id, sha256, size, written_at < now() - make_interval(hours => %(hours)s)
@@ -40,36 +47,33 @@ class Contents:
         self.compared = {"contents": 0, "content_refs": 0}
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
-        """What the events name, with `content_refs`."""
-        expected: dict[Row, str] = {}
-        deleted: set[Any] = set()
-        for stream in streams:
-            stream_id = uuid_of(stream.conversation_id)
-            for recorded in stream.events:
-                for named in named_contents(recorded.event):
-                    reference = named.reference
-                    key: Row = (
-                        *(stream.tenant, stream_id, recorded.event.row_key),
-                        *(named.item_id, uuid_of(reference.file_id), reference.sha256),
-                    )
-                    expected[key] = stream.conversation_id
-                if recorded.event.topic == "conversation.deleted":
-                    deleted.add(stream_id)
-        gone = {(key[1], key[2]) for key in expected if key[1] in deleted}
-        for stream in streams:
-            deleted_replies = [each.event for each in stream.events if each.event.topic == "reply.deleted"]
-            gone |= {(uuid_of(stream.conversation_id), event.row_key) for event in deleted_replies}
-        rows = await self._rows(_OF_STREAMS, {"streams": [uuid_of(stream.conversation_id) for stream in streams]})
+        """What the events name, with `content_refs`. Appends and deletions may go on meanwhile."""
+        ids = {"streams": [uuid_of(stream.conversation_id) for stream in streams]}
+        expected = {
+            (
+                *(stream.tenant, uuid_of(stream.conversation_id), recorded.event.row_key),
+                *(named.item_id, uuid_of(named.reference.file_id), named.reference.sha256),
+            ): stream.conversation_id
+            for stream in streams
+            for recorded in stream.events
+            for named in named_contents(recorded.event)
+        }
+        rows = await self._rows(_OF_STREAMS, ids)
         self.compared["content_refs"] += len(rows)
-        found: set[Row] = {*rows}
-        for key, conversation_id in expected.items():
-            if key not in found and (key[1], key[2]) not in gone:
-                yield Difference(REFS, "missing", conversation_id, key[3])
-        for row in found - expected.keys():
-            yield Difference(REFS, "extra", conversation_id_of(row[1]), row[3])
-        for row in found:
-            if (row[1], row[2]) in gone:
-                yield Difference(REFS, "extra", conversation_id_of(row[1]), row[3], note="it is deleted")
+        for *key, is_in_log in rows:
+            if not is_in_log:
+                yield Difference(REFS, "extra", conversation_id_of(key[1]), key[3])
+        missing = expected.keys() - {tuple(key) for *key, _ in rows}
+        if not missing:
+            return
+        gone = {
+            (stream_id, None if topic == ConversationDeleted.topic else row_key)
+            for stream_id, topic, row_key in await self._rows(_GONE, ids)
+        }
+        for missing_key in missing:
+            _, stream_id, row_key, item_id, *_ = missing_key
+            if gone.isdisjoint({(stream_id, None), (stream_id, row_key)}):
+                yield Difference(REFS, "missing", expected[missing_key], item_id)
 
     async def not_named_or_changed(self) -> AsyncIterator[Difference]:
         after: dict[str, Any] = {"tenant": "", "sha256": b""}

@@ -456,5 +456,5 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 def test_the_planted_word_test_has_ids_for_every_path_parameter() -> None:
     """If this fails, pass ids for the new parameter to `reads`."""
-    handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id"}
+    handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id", "file_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

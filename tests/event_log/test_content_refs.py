@@ -10,6 +10,7 @@ from psycopg.errors import ForeignKeyViolation
 from domain.commands import AppendItems, DeleteConversation, NewItem
 from domain.content_references import inline_reference, reference_of
 from infrastructure.event_log.log import EventLog
+from infrastructure.http.errors import as_api_error
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.access.made_keys import execute
@@ -46,7 +47,10 @@ async def test_only_the_command_that_names_a_missing_content_fails(events: Event
     results = await asyncio.gather(
         *(events.append(request(conversation_id, command)) for command in commands), return_exceptions=True
     )
-    assert isinstance(results[1], ForeignKeyViolation), results[1]
+    error = results[1]
+    assert isinstance(error, Exception)
+    assert isinstance(error.__cause__, ForeignKeyViolation), error
+    assert as_api_error(error).code == "file_not_found"
     assert texts(log, conversation_id) == ["one", "two"]
     assert log.rows(REFS) == []
 

@@ -218,7 +218,9 @@ async def test_bad_data_is_refused_and_nothing_is_stored(
     ):
         answer = await apis.post(ANN, path, body)
         assert error_of(answer) == (status, code, param), path
-    escaped = json.dumps({"items": [item]}).replace("content:", "\\u0063ontent:").replace("data:", "\\u0064ata:")
+    escaped = json.dumps({"items": [item]})
+    for plain, written in (("content:", "\\u0063ontent:"), ("data:", "\\u0064ata:"), ("input_", "input\\u005f")):
+        escaped = escaped.replace(plain, written)
     answer = await apis.request(
         ANN,
         "POST",
@@ -326,7 +328,16 @@ async def test_a_shared_image_is_read_by_its_reader_until_it_is_unshared_or_dele
     await apis.post(ANN, f"{path}/shares", {"with": {"subject": "bob"}, "role": "reader"})
     assert (await apis.get(BOB, content)).content == image
     assert (await apis.get(STRANGER, content)).status_code == 404
+    forks = [(await apis.post(BOB, f"{path}/fork")).json()["id"]]
+    forks.append((await apis.post(BOB, f"/v1/conversations/{forks[0]}/fork")).json()["id"])
     await apis.request(ANN, "DELETE", f"{path}/shares?subject=bob")
+    listed = (await apis.get(BOB, f"/v1/conversations/{forks[1]}/items")).json()["data"][0]
+    for fork in forks:
+        assert (await apis.get(BOB, content)).content == image
+        sent_back = await apis.post(BOB, "/v1/responses", {"input": [listed]})
+        assert sent_back.status_code == 200, sent_back.text
+        await apis.request(BOB, "DELETE", f"/v1/conversations/{sent_back.json()['conversation']['id']}")
+        await apis.request(BOB, "DELETE", f"/v1/conversations/{fork}")
     assert (await apis.get(BOB, content)).status_code == 404
     await apis.request(ANN, "DELETE", f"{path}/items/{item['id']}")
     assert (await apis.get(ANN, content)).status_code == 404

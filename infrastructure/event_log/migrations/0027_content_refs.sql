@@ -18,6 +18,14 @@ CREATE TABLE IF NOT EXISTS content_refs (
 CREATE INDEX IF NOT EXISTS content_refs_of_file ON content_refs (tenant_id, file_id, item_id);
 CREATE INDEX IF NOT EXISTS content_refs_of_content ON content_refs (tenant_id, sha256);
 
+-- What was forked from what: a content in an inherited item is readable through the fork. Forks from before this migration inherit no contents.
+CREATE TABLE IF NOT EXISTS forks (
+    tenant_id text NOT NULL,
+    origin_id uuid NOT NULL,
+    fork_id   uuid NOT NULL,
+    PRIMARY KEY (tenant_id, origin_id, fork_id)
+);
+
 -- With the conversation, its references go. Those of a retracted item stay, because it can be restored: readers check whether it is deleted.
 CREATE OR REPLACE FUNCTION remove_content_refs() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -29,7 +37,7 @@ DROP TRIGGER IF EXISTS remove_content_refs ON events;
 CREATE TRIGGER remove_content_refs AFTER INSERT ON events
 FOR EACH ROW WHEN (NEW.topic IN ('conversation.deleted', 'reply.deleted')) EXECUTE FUNCTION remove_content_refs();
 
--- As in 0025, whose function this one replaces. New: the references to contents.
+-- As in 0025, whose function this one replaces. New: the references to contents, and forks.
 DROP FUNCTION IF EXISTS append_at_once(
     uuid[], bigint[], bytea[], append_row[],
     int[], text[], uuid[], int[], text[], uuid[],
@@ -43,7 +51,8 @@ CREATE OR REPLACE FUNCTION append_at_once(
     prefix_rows int[], prefix_hashes bytea[], prefix_depths int[], prefix_answered boolean[],
     prefix_responses text[], prefix_messages int[], prefix_exact bytea[],
     prefix_branches bigint[], prefix_leaf_branches text[], prefix_leaf_depths text[],
-    ref_rows int[], ref_items text[], ref_files uuid[], ref_hashes bytea[], ref_sizes bigint[], ref_labels text[], ref_filenames text[]
+    ref_rows int[], ref_items text[], ref_files uuid[], ref_hashes bytea[], ref_sizes bigint[], ref_labels text[], ref_filenames text[],
+    fork_rows int[], fork_origins uuid[]
 ) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     positions bigint[];
@@ -78,6 +87,12 @@ BEGIN
             SELECT FROM unnest(rows) AS later WHERE later.topic = 'conversation.deleted'
                 AND later.originator_id = r.originator_id AND later.originator_version > r.originator_version)
         ON CONFLICT (tenant_id, originator_id, row_key, item_id, file_id) DO NOTHING;
+    END IF;
+    IF cardinality(fork_rows) > 0 AND positions IS NOT NULL THEN
+        INSERT INTO forks (tenant_id, origin_id, fork_id)
+        SELECT r.tenant_id, f.origin, r.originator_id FROM unnest(fork_rows, fork_origins) AS f (at, origin)
+        JOIN unnest(rows) WITH ORDINALITY AS r ON r.ordinality = f.at
+        ON CONFLICT (tenant_id, origin_id, fork_id) DO NOTHING;
     END IF;
     RETURN positions;
 END $$;
