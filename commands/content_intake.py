@@ -100,11 +100,11 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
         if (of_slot := taken.get(id(slot.owner))) is None:
             return slot.owner
         reference, filename = of_slot
-        place = slot.name if slot.name in slot.owner else "file_id"
+        replaced = slot.name if slot.name in slot.owner else "file_id"
         kept = {
-            slot.name if name == place else name: reference.text if name == place else value
+            slot.name if name == replaced else name: reference.text if name == replaced else value
             for name, value in slot.owner.items()
-            if name == place or name != "file_id"
+            if name == replaced or name != "file_id"
         }
         return {**kept, "filename": filename} if not slot.is_image and filename and not kept.get("filename") else kept
 

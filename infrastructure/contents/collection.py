@@ -25,7 +25,7 @@ _NAMED: Final = sql.SQL("""
     (EXISTS (SELECT FROM files AS f WHERE f.tenant_id = c.tenant_id AND f.sha256 = c.sha256)
      OR EXISTS (SELECT FROM content_refs AS r WHERE r.tenant_id = c.tenant_id AND r.sha256 = c.sha256))
 """)
-_CANDIDATES: Final = sql.SQL("""
+_UNNAMED: Final = sql.SQL("""
     SELECT tenant_id, sha256 FROM contents AS c WHERE {} AND NOT {} ORDER BY written_at LIMIT %(rows)s
 """).format(_OLD, _NAMED)
 _LOCK: Final = sql.SQL("""
@@ -51,7 +51,7 @@ class ContentCollector:
             collected = 0
             while True:
                 limits = {"rows": _MAX_ROWS, "hours": self._keep_hours}
-                found = await (await connection.execute(_CANDIDATES, limits)).fetchall()
+                found = await (await connection.execute(_UNNAMED, limits)).fetchall()
                 deleted = [await self._delete(connection, tenant, sha256) for tenant, sha256 in found]
                 collected += sum(deleted)
                 if len(found) < _MAX_ROWS or not any(deleted):

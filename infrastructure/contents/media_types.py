@@ -21,17 +21,17 @@ _OTHER_NAMES: Final = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "
 
 def media_type_of(head: bytes, claimed: str | None) -> str:
     """`head`: the first HEAD_BYTES of the content. A claim that its bytes contradict is not believed."""
-    known = signed_type(head)
-    if known is not None:
-        return known
+    by_signature = signed_type(head)
+    if by_signature is not None:
+        return by_signature
     plain = plain_type(claimed or "")
     return OCTETS if plain is None or plain in _SIGNED else plain
 
 
 def contradicts(head: bytes, claimed: str) -> bool:
     """Whether the first bytes are those of another type than this one. `claimed`: as `plain_type` returns it."""
-    known = signed_type(head)
-    return known != claimed if claimed in _SIGNED else known is not None and claimed != OCTETS
+    by_signature = signed_type(head)
+    return by_signature != claimed if claimed in _SIGNED else by_signature is not None and claimed != OCTETS
 
 
 def signed_type(head: bytes) -> str | None:

@@ -79,8 +79,8 @@ async def test_a_session_of_the_agents_sdk_lists_an_image_and_sends_it_back(
         listed: list[Any] = list(await session.get_items())
         assert "file_id" in json.dumps(listed)
         await session.add_items(listed)
-        again: list[Any] = list(await session.get_items())
-        assert [item["content"] for item in again] == [listed[0]["content"]] * 2
+        resent: list[Any] = list(await session.get_items())
+        assert [item["content"] for item in resent] == [listed[0]["content"]] * 2
         await client.responses.create(input=listed)
         assert data_uri(image) in json.dumps(provider.requests[-1])
 

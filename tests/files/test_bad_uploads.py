@@ -22,7 +22,7 @@ def file_part(name: bytes = b'filename="a.txt"', data: bytes = b"hello") -> byte
 
 
 END = b"--xyz--\r\n"
-WHOLE = PURPOSE + file_part() + END
+FORM_BODY = PURPOSE + file_part() + END
 
 
 async def send(person: Person, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
@@ -39,8 +39,8 @@ def nothing_is_stored(settings: Settings, ann: Person) -> Any:
 @pytest.mark.parametrize(
     ("body", "code", "param"),
     [
-        (WHOLE[:-4], "invalid_form", None),
-        (WHOLE[:80], "invalid_form", None),
+        (FORM_BODY[:-4], "invalid_form", None),
+        (FORM_BODY[:80], "invalid_form", None),
         (b"", "invalid_form", None),
         (b"hello", "invalid_form", None),
         (PURPOSE * 10_000 + END, "invalid_form", None),
@@ -88,7 +88,7 @@ async def test_a_malformed_form_is_a_400(ann: Person, body: bytes, code: str, pa
     ],
 )
 async def test_a_wrong_content_type_is_refused(ann: Person, content_type: str, status: int, code: str) -> None:
-    answered = await send(ann, WHOLE, {"content-type": content_type})
+    answered = await send(ann, FORM_BODY, {"content-type": content_type})
     assert answered[:2] == (status, code)
 
 

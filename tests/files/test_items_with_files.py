@@ -119,8 +119,8 @@ async def test_an_uploaded_image_and_a_pdf_are_sent_with_their_data(apis: Apis, 
     image_id, pdf_id = await upload(apis, image), await upload(apis, PDF, "a.pdf")
     reply = await apis.reply(ANN, [with_image(file_id=image_id), with_file(file_id=pdf_id)])
     sent = json.dumps(provider.requests[-1])
-    for whole in (data_uri(image), data_uri(PDF, "application/pdf"), "a.pdf"):
-        assert whole in sent
+    for data in (data_uri(image), data_uri(PDF, "application/pdf"), "a.pdf"):
+        assert data in sent
     assert image_id not in sent
     response = await apis.get(ANN, f"/v1/responses/{reply['id']}/context")
     assert response.json()["request_sha256_matches"] is True
@@ -208,13 +208,13 @@ async def test_bad_data_is_refused_and_nothing_is_stored(
 ) -> None:
     item, status, code, field = bad
     conversation = await apis.create(ANN)
-    place = f"content[{len(item['content']) - 1}].{field}"
+    param_in_item = f"content[{len(item['content']) - 1}].{field}"
     for path, body, param in (
-        (f"/v1/conversations/{conversation}/items", {"items": [item]}, f"items[0].{place}"),
-        ("/v1/conversations", {"items": [item]}, f"items[0].{place}"),
-        ("/v1/responses", {"input": [item]}, f"input[0].{place}"),
-        ("/v1/responses", {"input": [item], "store": False}, f"input[0].{place}"),
-        ("/v1/responses/input_tokens", {"input": [item]}, f"input[0].{place}"),
+        (f"/v1/conversations/{conversation}/items", {"items": [item]}, f"items[0].{param_in_item}"),
+        ("/v1/conversations", {"items": [item]}, f"items[0].{param_in_item}"),
+        ("/v1/responses", {"input": [item]}, f"input[0].{param_in_item}"),
+        ("/v1/responses", {"input": [item], "store": False}, f"input[0].{param_in_item}"),
+        ("/v1/responses/input_tokens", {"input": [item]}, f"input[0].{param_in_item}"),
     ):
         answer = await apis.post(ANN, path, body)
         assert error_of(answer) == (status, code, param), path
@@ -233,7 +233,7 @@ async def test_bad_data_is_refused_and_nothing_is_stored(
     imported = await apis.request(
         ANN, "POST", "/v1/import", content=line, headers={"content-type": "application/x-ndjson"}
     )
-    assert imported.json()["errors"][0]["error"]["param"] == f"items[0].{place}"
+    assert imported.json()["errors"][0]["error"]["param"] == f"items[0].{param_in_item}"
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(0,)]
 
 
@@ -312,8 +312,8 @@ async def test_a_forked_and_a_copied_image_is_sent_and_read(apis: Apis, provider
     assert (await apis.get(ANN, f"/v1/files/{listed['content'][1]['file_id']}/content")).content == image
     await apis.reply(ANN, [{"type": "item_reference", "id": listed["id"]}, {"role": "user", "content": "And here?"}])
     assert data_uri(image) in json.dumps(provider.requests[-1])
-    again = await apis.post(ANN, "/v1/responses", {"regenerate": first["id"]})
-    assert again.status_code == 200, again.text
+    answer = await apis.post(ANN, "/v1/responses", {"regenerate": first["id"]})
+    assert answer.status_code == 200, answer.text
     assert data_uri(image) in json.dumps(provider.requests[-1])
 
 
