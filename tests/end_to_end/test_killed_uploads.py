@@ -21,7 +21,7 @@ CONTENTS = 20
 """So few that operations of several clients meet at the same content."""
 
 CLIENTS = 8
-SECONDS_BETWEEN_KILLS = (0.5, 2.0)
+SECONDS_BETWEEN_KILLS = (0.1, 0.6)
 
 
 class Clients:
@@ -71,7 +71,7 @@ class Unavailable(Exception):
     pass
 
 
-@pytest.mark.parametrize("operations", [150, pytest.param(1_000, marks=pytest.mark.endless)])
+@pytest.mark.parametrize("operations", [100, pytest.param(1_000, marks=pytest.mark.endless)])
 async def test_after_kills_no_event_names_a_missing_content_and_nothing_unnamed_is_left(
     running: System, operations: int
 ) -> None:
@@ -87,7 +87,7 @@ async def test_after_kills_no_event_names_a_missing_content_and_nothing_unnamed_
             await asyncio.to_thread(running.wait_restarted, name, old)
             kills += 1
         await asyncio.gather(*working)
-    assert kills > 1
+    assert kills > 0
     log = Log(running.env["POSTGRES_URL"])
     async with make_pool(running.env["POSTGRES_URL"], read_only=False) as pool:
         await ContentCollector(pool, keep_hours=0).collect()
