@@ -28,7 +28,7 @@ router = APIRouter()
     CreateChatCompletion,
     scope="reply",
     max_bytes=MAX_CHAT_BYTES,
-    stores=lambda dependencies, body: is_stored(body, dependencies.chat_completions_store),
+    keep=lambda dependencies, body: "stored" if is_stored(body, dependencies.chat_completions_store) else "request",
     answer=ChatCompletion,
     events=ChatCompletionChunk,
     request_headers={

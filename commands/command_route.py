@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from commands.content_intake import Contents, may_have_contents, take_contents
+from commands.content_intake import Contents, Keep, may_have_contents, take_contents
 from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
@@ -263,7 +263,7 @@ def command_route(
     body_required: bool = True,
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
-    stores: Callable[[SharedDependencies, Any], bool] = lambda _, __: True,
+    keep: Callable[[SharedDependencies, Any], Keep] = lambda _, __: "stored",
     body_media: str = JSON,
     answer: type,
     events: type | None = None,
@@ -278,7 +278,7 @@ def command_route(
     an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks, and
     checks the type of a body that is not JSON lines.
 
-    `max_bytes`: of a body without its images and files. `stores`: whether those in this body are stored.
+    `max_bytes`: of a body without its images and files. `keep`: what happens to those in this body.
 
     `errors`: status codes besides ERRORS. From `answer` on, arguments are only for the OpenAPI document.
     """
@@ -316,7 +316,7 @@ def command_route(
                 if raw:
                     check_content_type(request.headers)
                 is_absent = not raw and not body_required
-                arguments.append(None if is_absent else await validated(context, body, raw, max_bytes, stores))
+                arguments.append(None if is_absent else await validated(context, body, raw, max_bytes, keep))
             return context, arguments
 
         operation = Operation(
@@ -356,7 +356,7 @@ async def validated(
     model: type[Model],
     raw: bytes,
     max_bytes: int,
-    stores: Callable[[SharedDependencies, Any], bool] = lambda _, __: True,
+    keep: Callable[[SharedDependencies, Any], Keep] = lambda _, __: "stored",
 ) -> Model:
     """The body, with references in place of images and files. Raises ApiError (400, 404, 413).
 
@@ -369,8 +369,8 @@ async def validated(
     value = parse_json(raw)
     del raw
     if has_contents:
-        is_stored = stores(context.dependencies, value)
-        value = await take_contents(context.contents, value, size=size, max_bytes=max_bytes, stores=is_stored)
+        kept = keep(context.dependencies, value)
+        value = await take_contents(context.contents, value, size=size, max_bytes=max_bytes, keep=kept)
     return validate(model, value)
 
 

@@ -8,12 +8,13 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, Final, NoReturn
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Literal, NoReturn
 
 from msgspec import Struct
 
-from context.readable_files import find_files
+from context.readable_files import FoundFile, find_files
 from domain.content_references import (
     MARK,
     ContentReference,
@@ -34,11 +35,18 @@ from infrastructure.ids import FILE, is_id
 _SIGNS: Final = (b'"input_image"', b'"input_file"', b'"computer_screenshot"', b'"image_url"', b'"file"')
 """The types of parts that have slots."""
 
+_FIELDS: Final = ("input", "item", "items", "messages")
+"""The fields of bodies that have items or messages."""
+
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[67])")
 """With such an escape, a type can be written differently."""
 
 _LARGE_CHARACTERS: Final = 64 * 1024
 """Longer data is decoded in a thread."""
+
+
+Keep = Literal["stored", "request", "inline"]
+"""What happens to data in a body: it is stored, it is kept for this request alone, or it stays in the body."""
 
 
 class Contents(Struct, frozen=True):
@@ -54,66 +62,73 @@ class _Data(Struct, frozen=True):
     data: bytes
 
 
+_Taken = dict[int, FoundFile]
+"""By the id of the slot's owner."""
+
+
 def may_have_contents(raw: bytes) -> bool:
     """Cheap: most bodies have none."""
     return any(sign in raw for sign in _SIGNS) or (b"\\u00" in raw and _ESCAPED_LETTER.search(raw) is not None)
 
 
-async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, stores: bool) -> Any:
-    """The body with references. Without `stores`, data stays in it, and only files that it names become references.
+async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
+    """The body with references in place of data and ids.
 
     `size`: of the body as JSON text. `max_bytes`: of what remains of it. Raises ApiError (400, 404, 413).
     """
-    found = list(slots(body))
+    given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
+    found = list(slots(given))
     for slot in found:
         if slot.text.startswith(MARK):
             _refuse(slot, slot.name, f"it must not begin with `{MARK}`")
     inline = {id(slot.owner): data for slot in found if (data := await _inline_data(contents.principal.tenant, slot))}
     ids = {id(slot.owner): file_id for slot in found if (file_id := _file_id(slot)) is not None}
-    taken_bytes = sum(data.reference.inline_length for data in inline.values()) if stores else 0
+    taken_bytes = sum(data.reference.inline_length for data in inline.values()) if keep != "inline" else 0
     if size - taken_bytes > max_bytes:
         message = f"The body is larger than {max_bytes} bytes, without the images and files in it."
         raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
     if not inline and not ids:
         return body
     files = await find_files(contents.reader, contents.store, set(ids.values()))
-    taken: dict[int, tuple[ContentReference, str | None]] = {}
+    taken: _Taken = {}
     for slot in found:
         data, file_id = inline.get(id(slot.owner)), ids.get(id(slot.owner))
         if file_id is not None:
-            file = files.get(file_id)
-            if file is None:
-                raise ApiError(
-                    404, f"There is no file {file_id}.", code="file_not_found", param=_param(slot, _id_field(slot))
-                )
-            if data is not None and data.reference.sha256 != file.reference.sha256:
-                _refuse(slot, slot.name, "its data is not that of the `file_id`")
-            if slot.is_image and not (file.reference.label or "").lower().startswith("image/"):
-                _refuse(slot, _id_field(slot), "the file is no image")
-            taken[id(slot.owner)] = file.reference, file.filename
-        elif data is not None and stores:
-            taken[id(slot.owner)] = data.reference, None
-    if stores:
-        await _store(contents, list(inline.values()))
-
-    def changed(slot: Slot) -> Mapping[str, Any]:
-        if (of_slot := taken.get(id(slot.owner))) is None:
-            return slot.owner
-        reference, filename = of_slot
-        replaced = slot.name if slot.name in slot.owner else "file_id"
-        kept = {
-            slot.name if name == replaced else name: reference.text if name == replaced else value
-            for name, value in slot.owner.items()
-            if name == replaced or name != "file_id"
-        }
-        return {**kept, "filename": filename} if not slot.is_image and filename and not kept.get("filename") else kept
-
-    return with_slots(body, changed)
+            taken[id(slot.owner)] = _checked_file(slot, file_id, files.get(file_id), data)
+        elif data is not None and keep != "inline":
+            taken[id(slot.owner)] = FoundFile(data.reference, None)
+    by_hash = {data.reference.sha256: data.data for data in inline.values()}
+    if keep == "stored":
+        await contents.store.keep(contents.principal.tenant, by_hash)
+    elif keep == "request":
+        contents.reader.given_contents.update(by_hash)
+    return {**body, **with_slots(given, partial(_with_reference, taken))}
 
 
-async def _store(contents: Contents, given: Collection[_Data]) -> None:
-    by_hash = {each.reference.sha256: each.data for each in given}
-    await contents.store.keep(contents.principal.tenant, by_hash)
+def _checked_file(slot: Slot, file_id: str, file: FoundFile | None, data: _Data | None) -> FoundFile:
+    """`data`: what is in the slot beside the id. Raises ApiError (400, 404)."""
+    param = _param(slot, _id_field(slot))
+    if file is None:
+        raise ApiError(404, f"There is no file {file_id}.", code="file_not_found", param=param)
+    if data is not None and data.reference.sha256 != file.reference.sha256:
+        _refuse(slot, slot.name, "its data is not that of the `file_id`")
+    if slot.is_image and not (file.reference.label or "").lower().startswith("image/"):
+        _refuse(slot, _id_field(slot), "the file is no image")
+    return file
+
+
+def _with_reference(taken: _Taken, slot: Slot) -> Mapping[str, Any]:
+    file = taken.get(id(slot.owner))
+    if file is None:
+        return slot.owner
+    replaced = slot.name if slot.name in slot.owner else "file_id"
+    changed = {
+        slot.name if name == replaced else name: file.reference.text if name == replaced else value
+        for name, value in slot.owner.items()
+        if name == replaced or name != "file_id"
+    }
+    names_file = not slot.is_image and file.filename and not changed.get("filename")
+    return {**changed, "filename": file.filename} if names_file else changed
 
 
 def _id_field(slot: Slot) -> str:

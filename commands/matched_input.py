@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
 from commands.new_conversations import fork_at, leaf_after, start_of
+from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
 from context.conversation_settings import settings_at
-from context.readable_items import find_items
 from context.transcripts.matching import longest_prefix
 from context.transcripts.parsed import ParsedTranscript, parsed_items
 from context.transcripts.path_messages import count_of_items
@@ -94,7 +94,7 @@ async def match_input(context: CommandContext, body: CreateResponse, given: Sequ
 async def _items(context: CommandContext, given: Sequence[GivenItem]) -> list[Item] | None:
     """The items, with referenced ones in place of references. None if a reference will be refused."""
     ids = {entry.item_id for entry in given if isinstance(entry, ItemReference) and is_id(entry.item_id)}
-    found = await find_items(context.dependencies.reader, ids)
+    found = await find_items(context, ids)
     items: list[Item] = []
     for entry in given:
         if not isinstance(entry, ItemReference):

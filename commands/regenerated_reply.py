@@ -12,11 +12,11 @@ from commands.access import check_may_write, readable_conversation
 from commands.command_route import CommandContext
 from commands.completed_request import CompletedRequest, merged
 from commands.item_places import ItemPlace, place_of
+from commands.readable_items import find_items
 from commands.reply_input import TakenInput
 from commands.reply_target import ReplyTarget
 from commands.response_body import CreateResponse
 from context.path_backwards import path_backwards
-from context.readable_items import find_items
 from context.rendering import renders_transcripts
 from domain.errors import ItemNotFound, ResponseNotFound
 from domain.events import REPLY_ENDS, ItemAppended, Leaf, ReplyCompleted
@@ -89,7 +89,7 @@ async def _of_item(context: CommandContext, item_id: str, *, is_inheritable: boo
 
     `is_inheritable`: also finds an item that the caller may not read, because a fork can inherit it.
     """
-    items = await find_items(context.dependencies.reader, [item_id] if is_id(item_id) else [])
+    items = await find_items(context, [item_id] if is_id(item_id) else [])
     found = (items.existing if is_inheritable else items.readable).get(item_id)
     if found is None or not isinstance(event := found.event, ItemAppended):
         raise _not_found(item_id)

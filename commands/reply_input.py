@@ -18,11 +18,11 @@ from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
 from commands.item_links import LINKING
 from commands.path_links import linked_to_path
+from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import MAX_INPUT_BYTES
 from commands.target_context import target_segment
 from context.path_history import PathHistory
-from context.readable_items import find_items
 from context.repeated_history import has_outputs, needs_older, repeated
 from domain.commands import NewItem
 from domain.events import ItemAppended
@@ -104,9 +104,7 @@ async def _without_known_ids(
     (404).
     """
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
-    found = await find_items(
-        context.dependencies.reader, {item_id for item_id in ids if item_id is not None and is_id(item_id)}
-    )
+    found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.existing.items() if await history.has(appended)}
     deleted = {item_id for item_id, appended in found.deleted.items() if await history.has(appended)}
     retracted = await history.retracted_by_forks(on_path)

@@ -13,7 +13,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from commands.command_route import CommandContext, ProcessDependencies, command_context
-from commands.content_intake import may_have_contents, take_contents
+from commands.content_intake import Keep, may_have_contents, take_contents
 from commands.open_sockets import EndReason, OpenSocket
 from commands.request_reply import check_body, keeps_running, request_reply
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, is_stored
@@ -145,8 +145,10 @@ class _ResponseSocket:
             self._unstored.forget(self._socket)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
         if may_have_contents(raw):
+            # The next reply may continue from one that is not stored, so the data stays in its items.
+            keep: Keep = "stored" if is_stored(fields) else "inline"
             fields = await take_contents(
-                context.contents, fields, size=len(raw), max_bytes=MAX_REQUEST_BYTES, stores=is_stored(fields)
+                context.contents, fields, size=len(raw), max_bytes=MAX_REQUEST_BYTES, keep=keep
             )
         body = create_parameters(fields)
         check_body(body)

@@ -109,7 +109,7 @@ class SharedContexts:
 class Contexts:
     """Assembles contexts.
 
-    The methods raise ContextTooLong and LogMoved, and psycopg.Error when the log is needed but unavailable.
+    The methods raise ContextTooLong, ContentsTooLarge, ContentGone and LogMoved, and psycopg.Error when the log is needed but unavailable.
     """
 
     def __init__(self, reader: Reader, shared: SharedContexts) -> None:

@@ -85,13 +85,25 @@ def split_data_uri(text: str) -> tuple[str, str] | None:
     return (match[1], text[match.end() :]) if match and text.startswith("data:") else None
 
 
+def slot_of(value: Mapping[str, Any], path: str = "") -> Slot | None:
+    """The slot that a part of a message has."""
+    kind = value.get("type")
+    if kind in _IMAGES:
+        return Slot(value, "image_url", path)
+    if kind == "input_file":
+        return Slot(value, "file_data", path)
+    if kind in ("image_url", "file") and isinstance(inner := value.get(kind), dict):
+        return Slot(inner, "url" if kind == "image_url" else "file_data", f"{path}.{kind}" if path else kind)
+    return None
+
+
 def slots(value: Any, path: str = "") -> Iterator[Slot]:
     """Every slot in an item, a message, or a list of them."""
     if isinstance(value, list):
         for index, member in enumerate(value):
             yield from slots(member, f"{path}[{index}]")
     elif isinstance(value, dict):
-        if (slot := _slot(value, path)) is not None:
+        if (slot := slot_of(value, path)) is not None:
             yield slot
         for name, member in value.items():
             if isinstance(member, dict | list):
@@ -103,25 +115,28 @@ def references(value: Any) -> list[ContentReference]:
     return [reference for reference in found if reference is not None]
 
 
+def inline_length(item: Mapping[str, Any]) -> int:
+    """How many characters the contents of an item have as data URIs."""
+    if not any(isinstance(item.get(name), list | dict) for name in ("content", "output")):
+        return 0
+    return sum(reference.inline_length for reference in references(item))
+
+
 def with_slots(value: Any, change: Callable[[Slot], Mapping[str, Any]]) -> Any:
-    """`value` with changed owners of slots. What does not change is not copied."""
+    """`value` with changed owners of slots. What does not change is not copied. An owner is changed before what is in it."""
     if isinstance(value, list):
         members = [with_slots(member, change) for member in value]
         is_changed = any(new is not old for new, old in zip(members, value, strict=True))
         return members if is_changed else value
     if not isinstance(value, dict):
         return value
-    changed = value
-    for name, member in value.items():
+    changed: Mapping[str, Any] = value
+    if (slot := slot_of(value)) is not None and (owner := change(slot)) is not slot.owner:
+        changed = owner if slot.owner is value else {**value, value["type"]: owner}
+    for name, member in list(changed.items()):
         if isinstance(member, dict | list) and (new := with_slots(member, change)) is not member:
             changed = {**changed, name: new}
-    slot = _slot(changed, "")
-    if slot is None:
-        return changed
-    owner = change(slot)
-    if owner is slot.owner:
-        return changed
-    return owner if slot.owner is changed else {**changed, changed["type"]: owner}
+    return changed
 
 
 def for_clients(value: Any) -> Any:
@@ -137,14 +152,3 @@ def for_clients(value: Any) -> Any:
         return {**kept, "file_id": reference.file_id}
 
     return with_slots(value, named)
-
-
-def _slot(value: Mapping[str, Any], path: str) -> Slot | None:
-    kind = value.get("type")
-    if kind in _IMAGES:
-        return Slot(value, "image_url", path)
-    if kind == "input_file":
-        return Slot(value, "file_data", path)
-    if kind in ("image_url", "file") and isinstance(inner := value.get(kind), dict):
-        return Slot(inner, "url" if kind == "image_url" else "file_data", f"{path}.{kind}" if path else kind)
-    return None

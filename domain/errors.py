@@ -30,7 +30,6 @@ Refused
 ├── NotAllowed                 (by the caller's role in the conversation)
 ├── SharedWithOwner
 ├── ContextTooLong
-├── ItemsTooLarge              (that a request names by their ids)
 ├── ContentsTooLarge           (images and files for one request to a provider)
 └── ContentGone                (an image or file was deleted meanwhile)
 
@@ -249,13 +248,6 @@ class SharedWithOwner(Refused):
         super().__init__(
             f"Conversation {conversation_id} cannot be shared with its owner, who may do everything already."
         )
-
-
-class ItemsTooLarge(Refused):
-    code = "request_too_large"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"The items that `input` names by their ids are larger than {limit} bytes together.")
 
 
 class ContentsTooLarge(Refused):

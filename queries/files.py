@@ -113,7 +113,7 @@ class _Content(Struct, frozen=True):
 async def _content(context: QueryContext, file_id: str) -> _Content:
     """Raises FileNotFound."""
     files, log = context.dependencies.files, context.dependencies.log
-    file = await files.find(reader_of(context.principal), file_id)
+    file = await files.get(reader_of(context.principal), file_id)
     if file is not None:
         return _Content(file.sha256, file.size, file.filename)
     found = await log.file_in_items(files, file_id)
@@ -144,7 +144,7 @@ async def _chain(first_row: bytes, rows: AsyncIterator[bytes]) -> AsyncIterator[
 
 async def _file(context: QueryContext, file_id: str) -> StoredFile:
     """Raises FileNotFound."""
-    file = await context.dependencies.files.find(reader_of(context.principal), file_id)
+    file = await context.dependencies.files.get(reader_of(context.principal), file_id)
     if file is None:
         raise FileNotFound(file_id)
     return file
@@ -154,7 +154,7 @@ async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str |
     if cursor is None:
         return
     check_id(cursor, FILE, param)
-    if await context.dependencies.files.find(reader_of(context.principal), cursor) is None:
+    if await context.dependencies.files.get(reader_of(context.principal), cursor) is None:
         raise unknown_cursor(param, "a file")
 
 

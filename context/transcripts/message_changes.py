@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from domain.content_references import slot_of
+
 Json = dict[str, Any]
 _Operation = Json | None
 """None: the value stays as it is."""
@@ -47,6 +49,8 @@ def _between(plain: Any, sent: Any) -> _Operation:
 
 
 def _between_objects(plain: Json, sent: Json) -> _Operation:
+    if plain != sent and slot_of(sent) is not None:
+        return {"is": sent}  # in one piece, so that the contents that it names can be found
     operations = {}
     for name, value in sent.items():
         operation = {"is": value} if name not in plain else _between_fields(plain[name], value)

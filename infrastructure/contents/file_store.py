@@ -19,8 +19,7 @@ from infrastructure.stores.postgres import Pool
 WRITE_TURN_TIMEOUT_SECONDS: Final = 30.0
 """How long an upload waits for one of the connections that store files."""
 
-
-MAX_NAMING_ITEMS: Final = 200
+PAGE_ITEMS: Final = 200
 MAX_FORKS: Final = 1_000
 
 
@@ -49,12 +48,14 @@ class NewFile(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None
 
 
-class NamedContent(Struct, frozen=True, kw_only=True):
-    """A content that an item names. `label`: as in ContentReference."""
+class NamingItem(Struct, frozen=True, kw_only=True):
+    """An item that names a content, in the event with this row key. `label`: as in ContentReference."""
 
     file_id: str
     conversation_id: str
+    row_key: str
     item_id: str
+    copy_of: str | None
     sha256: bytes
     size: int
     label: str | None
@@ -82,7 +83,7 @@ _FIELDS: Final = sql.SQL("""
     floor(extract(epoch FROM expires_at))::bigint AS expires_at
 """)
 _VISIBLE: Final = sql.SQL("""
-    files.tenant_id = %(tenant)s AND subject = coalesce(%(subject)s::text, subject) AND (expires_at IS NULL OR expires_at > now())
+    subject = coalesce(%(subject)s::text, subject) AND (expires_at IS NULL OR expires_at > now())
 """)
 _ADD: Final = sql.SQL("""
     INSERT INTO files (tenant_id, file_id, subject, sha256, size, filename, purpose, media_type, created_at, expires_at, idempotency_key)
@@ -90,32 +91,40 @@ _ADD: Final = sql.SQL("""
             %(expires_at)s, %(key)s)
     ON CONFLICT (tenant_id, subject, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING {}
 """).format(_FIELDS)
-_BY_KEY: Final = sql.SQL("SELECT {} FROM files WHERE {} AND idempotency_key = %(key)s").format(_FIELDS, _VISIBLE)
-_FIND: Final = sql.SQL("SELECT {} FROM files WHERE {} AND file_id = %(file)s").format(_FIELDS, _VISIBLE)
-_DELETE: Final = sql.SQL("DELETE FROM files WHERE {} AND file_id = %(file)s RETURNING file_id").format(_VISIBLE)
-_FIND_EACH: Final = sql.SQL("SELECT {} FROM files WHERE {} AND file_id = ANY(%(files)s)").format(_FIELDS, _VISIBLE)
+_BY_KEY: Final = sql.SQL(
+    "SELECT {} FROM files WHERE tenant_id = %(tenant)s AND {} AND idempotency_key = %(key)s"
+).format(_FIELDS, _VISIBLE)
+_FIND: Final = sql.SQL("SELECT {} FROM files WHERE tenant_id = %(tenant)s AND {} AND file_id = %(file)s").format(
+    _FIELDS, _VISIBLE
+)
+_DELETE: Final = sql.SQL(
+    "DELETE FROM files WHERE tenant_id = %(tenant)s AND {} AND file_id = %(file)s RETURNING file_id"
+).format(_VISIBLE)
+_FIND_EACH: Final = sql.SQL(
+    "SELECT {} FROM files WHERE tenant_id = %(tenant)s AND {} AND file_id = ANY(%(files)s)"
+).format(_FIELDS, _VISIBLE)
 _FRESH: Final = """
     SELECT sha256 FROM contents
     WHERE tenant_id = %(tenant)s AND sha256 = ANY(%(hashes)s) AND written_at > now() - interval '1 hour'
 """
-_NAMED: Final = """
+_NAMING: Final = """
     SELECT 'file-' || replace(wanted.file::text, '-', '') AS file_id,
-        'conv_' || replace(originator_id::text, '-', '') AS conversation_id, item_id, sha256, size, label, filename
+        'conv_' || replace(originator_id::text, '-', '') AS conversation_id, row_key, item_id, copy_of, sha256, size, label, filename
     FROM unnest(%(files)s::uuid[]) AS wanted (file) CROSS JOIN LATERAL (
-        SELECT originator_id, item_id, sha256, size, label, filename FROM content_refs
-        WHERE tenant_id = %(tenant)s AND file_id = wanted.file
-        ORDER BY subject = %(subject)s DESC, item_id DESC LIMIT %(limit)s
+        SELECT originator_id, row_key, item_id, copy_of, sha256, size, label, filename FROM content_refs
+        WHERE tenant_id = %(tenant)s AND file_id = wanted.file AND NOT starts_with(item_id, 'resp_')
+        ORDER BY subject = %(subject)s DESC, item_id DESC, row_key LIMIT %(limit)s OFFSET %(skip)s
     ) AS naming
 """
 _FORKS: Final = """
-    WITH RECURSIVE found (id) AS (
-        SELECT fork_id FROM forks WHERE tenant_id = %(tenant)s AND origin_id = ANY(%(origins)s)
-        UNION SELECT fork_id FROM forks JOIN found ON origin_id = found.id WHERE tenant_id = %(tenant)s
+    WITH RECURSIVE found (id, subject) AS (
+        SELECT fork_id, subject FROM forks WHERE tenant_id = %(tenant)s AND origin_id = ANY(%(origins)s)
+        UNION SELECT fork_id, forks.subject FROM forks JOIN found ON origin_id = found.id WHERE tenant_id = %(tenant)s
     )
-    SELECT id FROM found ORDER BY id DESC LIMIT %(limit)s
+    SELECT id FROM found ORDER BY subject = %(subject)s DESC, id DESC LIMIT %(limit)s
 """
 _PAGE: Final = """
-    SELECT {{}} FROM files WHERE {{}} AND purpose = coalesce(%(purpose)s::text, purpose)
+    SELECT {{}} FROM files WHERE tenant_id = %(tenant)s AND {{}} AND purpose = coalesce(%(purpose)s::text, purpose)
         AND file_id > coalesce(%(lower)s::uuid, '00000000-0000-0000-0000-000000000000')
         AND file_id < coalesce(%(upper)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     ORDER BY file_id {order} LIMIT %(limit)s
@@ -164,11 +173,11 @@ class FileStore:
                     raise KeyReused
         return stored
 
-    async def find(self, reader: Reader, file_id: str) -> StoredFile | None:
+    async def get(self, reader: Reader, file_id: str) -> StoredFile | None:
         found = await self._read(_FIND, reader, file=uuid_of(file_id))
         return found[0] if found else None
 
-    async def find_each(self, reader: Reader, file_ids: Collection[str]) -> list[StoredFile]:
+    async def get_each(self, reader: Reader, file_ids: Collection[str]) -> list[StoredFile]:
         return await self._read(_FIND_EACH, reader, files=list(map(uuid_of, file_ids)))
 
     async def keep(self, tenant: str, contents: Mapping[bytes, bytes]) -> None:
@@ -183,40 +192,32 @@ class FileStore:
                     async with connection.transaction():
                         await keep_content(connection, tenant, sha256=sha256, size=len(data), rows=rows)
 
-    async def named(self, tenant: str, subject: str, file_ids: Collection[str]) -> list[NamedContent]:
-        """Which items name these files, at most MAX_NAMING_ITEMS for each. Those of the subject come first.
+    async def naming(
+        self, tenant: str, subject: str, file_ids: Collection[str], *, skip: int = 0, limit: int = PAGE_ITEMS
+    ) -> list[NamingItem]:
+        """For each file, `limit` of the items that name it, those of the subject first, without the first `skip`.
 
-        Does not check who may read the items.
+        Does not check who may read the items. Contents that only a transcript names are left out.
         """
-        values = {
-            "tenant": tenant,
-            "subject": subject,
-            "files": list(map(uuid_of, file_ids)),
-            "limit": MAX_NAMING_ITEMS,
-        }
+        values = {"tenant": tenant, "subject": subject, "files": list(map(uuid_of, file_ids))}
         async with (
             self._pool.connection() as connection,
-            connection.cursor(row_factory=class_row(NamedContent)) as cursor,
+            connection.cursor(row_factory=class_row(NamingItem)) as cursor,
         ):
-            await cursor.execute(_NAMED, values)
+            await cursor.execute(_NAMING, {**values, "skip": skip, "limit": limit})
             return await cursor.fetchall()
 
-    async def forks_of(self, tenant: str, conversation_ids: Collection[str]) -> list[str]:
-        """The newest forks of these conversations, and their forks: at most MAX_FORKS."""
-        values = {"tenant": tenant, "origins": list(map(uuid_of, conversation_ids)), "limit": MAX_FORKS}
+    async def forks_of(self, tenant: str, subject: str, conversation_ids: Collection[str]) -> list[str]:
+        """Forks of these conversations, and their forks: those of the subject first, the newest first, at most MAX_FORKS."""
+        origins = list(map(uuid_of, conversation_ids))
+        values = {"tenant": tenant, "subject": subject, "origins": origins, "limit": MAX_FORKS}
         async with self._pool.connection() as connection:
             rows: list[Any] = await (await connection.execute(_FORKS, values)).fetchall()
         return [conversation_id(fork) for (fork,) in rows]
 
     async def references(self, tenant: str, file_ids: Collection[str]) -> dict[str, ContentReference]:
         """What items of the tenant name with these ids. Does not check who may read it."""
-        values = {"tenant": tenant, "subject": "", "files": list(map(uuid_of, file_ids)), "limit": 1}
-        async with (
-            self._pool.connection() as connection,
-            connection.cursor(row_factory=class_row(NamedContent)) as cursor,
-        ):
-            await cursor.execute(_NAMED, values)
-            return {each.file_id: each.reference for each in await cursor.fetchall()}
+        return {each.file_id: each.reference for each in await self.naming(tenant, "", file_ids, limit=1)}
 
     async def page(
         self,

@@ -124,10 +124,16 @@ class PrincipalReader(ConversationReader):
         super().__init__(pool, version_lookup, principal.tenant)
         self._prefix_lookup = prefix_lookup
         self.principal = principal
+        self.given_contents: dict[bytes, bytes] = {}
+        """Contents of the request that are not stored, by their SHA-256."""
 
     def readable(self, head: Head | None) -> Head | None:
         """None if the conversation does not exist or the principal may not see it."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
+
+    async def content(self, sha256: bytes) -> bytes | None:
+        given = self.given_contents.get(sha256)
+        return await super().content(sha256) if given is None else given
 
     async def conversation_of(self, response_id: str) -> str | None:
         rows = await self._rows(_CONVERSATION_OF, (self.tenant, response_id))

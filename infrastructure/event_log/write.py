@@ -71,7 +71,7 @@ PARAMETER_TYPES = (
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
     *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
     *("bigint[]", "text[]", "text[]"),  # their paths
-    *("integer[]", "text[]", "uuid[]", "bytea[]", "bigint[]", "text[]", "text[]"),  # what names contents
+    *("integer[]", "text[]", "text[]", "uuid[]", "bytea[]", "bigint[]", "text[]", "text[]"),  # what names contents
     *("integer[]", "uuid[]"),  # forks
 )
 
@@ -103,7 +103,7 @@ def parameters(write: Write) -> list[Any]:
 
 
 _NO_PREFIXES = (None,) * 10
-_NO_REFS = (None,) * 7
+_NO_REFS = (None,) * 8
 
 
 def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
@@ -127,6 +127,7 @@ def _ref_parameters(refs: Sequence[ContentRef]) -> list[Any]:
     return [
         [ref.row for ref in refs],
         [ref.named.item_id for ref in refs],
+        [ref.named.copy_of for ref in refs],
         [uuid_of(reference.file_id) for reference in references],
         [reference.sha256 for reference in references],
         [reference.size for reference in references],

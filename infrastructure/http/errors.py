@@ -29,7 +29,6 @@ from domain.errors import (
     ContextTooLong,
     ConversationLocked,
     HistoryLost,
-    ItemsTooLarge,
     ModelFailed,
     NotAllowed,
     NotFound,
@@ -168,7 +167,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(403, str(error), code=error.code, param="with")
         case ContextTooLong():
             return ApiError(400, str(error), code=error.code, param="input")
-        case ContentsTooLarge() | ItemsTooLarge():
+        case ContentsTooLarge():
             return ApiError(413, str(error), code=error.code, param="input")
         case ContentGone():
             return ApiError(409, str(error), code=error.code)

@@ -1,11 +1,12 @@
 -- Which events name which contents. The rows are inserted in the append's own transaction, and the foreign key keeps the content: so no event
--- names a content that is missing. `row_key` is that of the event; `item_id` is the item in it that names the content. `label`: as in the
--- reference (domain/content_references.py).
+-- names a content that is missing. `row_key` is that of the event; `item_id` and `copy_of` are those of the item in it that names the content
+-- (domain/named_contents.py). `label`: as in the reference (domain/content_references.py).
 CREATE TABLE IF NOT EXISTS content_refs (
     tenant_id     text   NOT NULL,
     originator_id uuid   NOT NULL,
     row_key       text   NOT NULL,
     item_id       text   NOT NULL,
+    copy_of       text,
     file_id       uuid   NOT NULL,
     sha256        bytea  NOT NULL,
     size          bigint NOT NULL,
@@ -18,11 +19,13 @@ CREATE TABLE IF NOT EXISTS content_refs (
 CREATE INDEX IF NOT EXISTS content_refs_of_file ON content_refs (tenant_id, file_id, item_id);
 CREATE INDEX IF NOT EXISTS content_refs_of_content ON content_refs (tenant_id, sha256);
 
--- What was forked from what: a content in an inherited item is readable through the fork. Forks from before this migration inherit no contents.
+-- What was forked from what, and by whom: a content in an inherited item is readable through the fork. Forks from before this migration
+-- inherit no contents.
 CREATE TABLE IF NOT EXISTS forks (
     tenant_id text NOT NULL,
     origin_id uuid NOT NULL,
     fork_id   uuid NOT NULL,
+    subject   text NOT NULL,
     PRIMARY KEY (tenant_id, origin_id, fork_id)
 );
 
@@ -51,7 +54,7 @@ CREATE OR REPLACE FUNCTION append_at_once(
     prefix_rows int[], prefix_hashes bytea[], prefix_depths int[], prefix_answered boolean[],
     prefix_responses text[], prefix_messages int[], prefix_exact bytea[],
     prefix_branches bigint[], prefix_leaf_branches text[], prefix_leaf_depths text[],
-    ref_rows int[], ref_items text[], ref_files uuid[], ref_hashes bytea[], ref_sizes bigint[], ref_labels text[], ref_filenames text[],
+    ref_rows int[], ref_items text[], ref_copies text[], ref_files uuid[], ref_hashes bytea[], ref_sizes bigint[], ref_labels text[], ref_filenames text[],
     fork_rows int[], fork_origins uuid[]
 ) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -78,10 +81,10 @@ BEGIN
             branch = excluded.branch, leaf_branches = excluded.leaf_branches, leaf_depths = excluded.leaf_depths;
     END IF;
     IF cardinality(ref_rows) > 0 AND positions IS NOT NULL THEN
-        INSERT INTO content_refs (tenant_id, originator_id, row_key, item_id, file_id, sha256, size, label, filename, subject)
-        SELECT r.tenant_id, r.originator_id, r.item_id, c.item, c.file, c.hash, c.size, c.label, c.filename, r.subject
-        FROM unnest(ref_rows, ref_items, ref_files, ref_hashes, ref_sizes, ref_labels, ref_filenames)
-            AS c (at, item, file, hash, size, label, filename)
+        INSERT INTO content_refs (tenant_id, originator_id, row_key, item_id, copy_of, file_id, sha256, size, label, filename, subject)
+        SELECT r.tenant_id, r.originator_id, r.item_id, c.item, c.copy_of, c.file, c.hash, c.size, c.label, c.filename, r.subject
+        FROM unnest(ref_rows, ref_items, ref_copies, ref_files, ref_hashes, ref_sizes, ref_labels, ref_filenames)
+            AS c (at, item, copy_of, file, hash, size, label, filename)
         JOIN unnest(rows) WITH ORDINALITY AS r ON r.ordinality = c.at
         WHERE NOT EXISTS (
             SELECT FROM unnest(rows) AS later WHERE later.topic = 'conversation.deleted'
@@ -89,8 +92,8 @@ BEGIN
         ON CONFLICT (tenant_id, originator_id, row_key, item_id, file_id) DO NOTHING;
     END IF;
     IF cardinality(fork_rows) > 0 AND positions IS NOT NULL THEN
-        INSERT INTO forks (tenant_id, origin_id, fork_id)
-        SELECT r.tenant_id, f.origin, r.originator_id FROM unnest(fork_rows, fork_origins) AS f (at, origin)
+        INSERT INTO forks (tenant_id, origin_id, fork_id, subject)
+        SELECT r.tenant_id, f.origin, r.originator_id, r.subject FROM unnest(fork_rows, fork_origins) AS f (at, origin)
         JOIN unnest(rows) WITH ORDINALITY AS r ON r.ordinality = f.at
         ON CONFLICT (tenant_id, origin_id, fork_id) DO NOTHING;
     END IF;
