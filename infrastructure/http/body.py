@@ -59,12 +59,14 @@ class LargeBody:
     """A body of more than LARGE_BODY_BYTES. Close it."""
 
     def __init__(self) -> None:
+        self.size = 0
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Raises NoSpace."""
         with no_space():
             self._file.write(chunk)
+        self.size += len(chunk)
 
     def read(self) -> bytes:
         with no_space():
@@ -106,7 +108,9 @@ async def read_body(request: Request, max_bytes: int) -> bytes | LargeBody:
             message = "The client disconnected before its request was complete."
             raise ApiError(400, message, code="client_closed") from error
         raise
-    return large or (chunks[0] if len(chunks) == 1 else b"".join(chunks))
+    if large is not None:
+        return large
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def too_large(max_bytes: int) -> ApiError:
