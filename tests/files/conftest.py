@@ -1,6 +1,6 @@
 """Both APIs, and people who use them."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack
 from threading import Event
 from types import MappingProxyType
@@ -15,9 +15,10 @@ from infrastructure.access.principal import Scope
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
-from tests.access.apis_as import ADMIN
+from tests.access.apis_as import ADMIN, Apis, open_apis, projecting
 from tests.documented_answers import checked_answers
 from tests.principals import HEADER, USER, HeaderAuthenticator
+from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 
 class Person(Struct, frozen=True):
@@ -92,3 +93,26 @@ def admin(clients: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> Person:
 def stranger(clients: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> Person:
     """Ann's name and an admin, in another tenant."""
     return Person(clients, "ann", "other", ADMIN)
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture(params=["chat", "responses"])
+def model_api(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def apis(settings: Settings, provider: ScriptedProvider, model_api: str) -> AsyncIterator[Apis]:
+    changes = {"openai_base_url": provider.url, "default_model": "scripted", "model_api": model_api}
+    if model_api == "responses":
+        item = {"id": "msg_theirs", "type": "message", "role": "assistant", "status": "completed"}
+        answer = {**item, "content": [{"type": "output_text", "text": "A cat.", "annotations": []}]}
+        provider.script = lambda exchange: exchange.stream_items(answer)
+    else:
+        provider.script = lambda exchange: exchange.stream_text("A cat.")
+    async with open_apis(settings.model_copy(update=changes)) as opened, projecting(opened.projector):
+        yield opened

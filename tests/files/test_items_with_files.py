@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
@@ -11,56 +10,13 @@ import pytest
 
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
-from tests.access.apis_as import Apis, open_apis, projecting, user
+from tests.access.apis_as import Apis
 from tests.access.made_keys import execute
 from tests.commands.api_client import error_of
+from tests.files.requests import ANN, BOB, STRANGER, items, upload, with_file
 from tests.files.samples import PDF, data_uri, png, with_image
 from tests.log import Log
-from tests.scripted_provider import ScriptedProvider, scripted_provider
-
-ANN, BOB = user("ann"), user("bob")
-STRANGER = user("ann", tenant="other")
-
-
-def with_file(**file: Any) -> dict[str, Any]:
-    return {"type": "message", "role": "user", "content": [{"type": "input_file", **file}]}
-
-
-@pytest.fixture
-def provider() -> Iterator[ScriptedProvider]:
-    yield from scripted_provider()
-
-
-@pytest.fixture(params=["chat", "responses"])
-def model_api(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-async def apis(settings: Settings, provider: ScriptedProvider, model_api: str) -> AsyncIterator[Apis]:
-    changes = {"openai_base_url": provider.url, "default_model": "scripted", "model_api": model_api}
-    if model_api == "responses":
-        item = {"id": "msg_theirs", "type": "message", "role": "assistant", "status": "completed"}
-        answer = {**item, "content": [{"type": "output_text", "text": "A cat.", "annotations": []}]}
-        provider.script = lambda exchange: exchange.stream_items(answer)
-    else:
-        provider.script = lambda exchange: exchange.stream_text("A cat.")
-    async with open_apis(settings.model_copy(update=changes)) as opened, projecting(opened.projector):
-        yield opened
-
-
-async def upload(apis: Apis, data: bytes, name: str = "a.png", who: Any = ANN) -> str:
-    form = {"data": {"purpose": "user_data"}, "files": {"file": (name, data)}}
-    answer = await apis.request(who, "POST", "/v1/files", **form)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
-
-
-async def items(apis: Apis, conversation: str, **query: str) -> list[dict[str, Any]]:
-    answer = await apis.get(ANN, f"/v1/conversations/{conversation}/items", params={"order": "asc", **query})
-    assert answer.status_code == 200, answer.text
-    listed: list[dict[str, Any]] = answer.json()["data"]
-    return listed
+from tests.scripted_provider import ScriptedProvider
 
 
 async def included_item(apis: Apis, conversation: str, item_id: str) -> dict[str, Any]:
@@ -294,11 +250,6 @@ async def test_an_item_may_have_32_mb_and_a_body_48_mb_with_its_images(settings:
         refused = await apis.post(ANN, path, {"items": items_sent})
         assert error_of(refused)[:2] == (413, code)
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(1,)]
-    reply = await apis.post(ANN, "/v1/responses", {"input": "And?", "conversation": conversation})
-    assert reply.status_code == 200, reply.text
-    await apis.post(ANN, path, {"items": [with_image(image_url=data_uri(png(9 * 1024 * 1024)))]})
-    reply = await apis.post(ANN, "/v1/responses", {"input": "And?", "conversation": conversation})
-    assert error_of(reply) == (413, "request_too_large", "input")
 
 
 async def test_a_forked_and_a_copied_image_is_sent_and_read(apis: Apis, provider: ScriptedProvider) -> None:
