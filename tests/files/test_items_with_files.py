@@ -311,3 +311,23 @@ async def test_a_content_that_is_gone_fails_the_request(settings: Settings, apis
     answer = await apis.post(ANN, "/v1/responses", {"input": copying})
     assert error_of(answer)[:2] == (409, "file_not_found")
     assert Log(settings.postgres_url).count() == before
+
+
+async def test_the_image_of_a_repeated_question_that_the_client_changed_is_named(
+    settings: Settings, apis: Apis, provider: ScriptedProvider
+) -> None:
+    first, second = png(10_000), png(10_000)
+
+    def question(image: bytes) -> dict[str, Any]:
+        part = {"type": "image_url", "image_url": {"url": data_uri(image)}}
+        return {"role": "user", "content": [{"type": "text", "text": "What is this animal, please?"}, part]}
+
+    answer = await apis.post(ANN, "/v1/chat/completions", {"messages": [question(first)]})
+    messages = [question(second), answer.json()["choices"][0]["message"], {"role": "user", "content": "And now?"}]
+    again = await apis.post(ANN, "/v1/chat/completions", {"messages": messages})
+    assert again.headers["x-conversation-id"] == answer.headers["x-conversation-id"]
+    assert data_uri(second) in json.dumps(provider.requests[-1])
+    log = Log(settings.postgres_url)
+    assert log.rows("SELECT count(DISTINCT sha256) FROM content_refs") == [(2,)]
+    shown = await apis.get(ANN, f"/v1/responses/{again.headers['x-response-id']}/context")
+    assert shown.json()["request_sha256_matches"] is True
