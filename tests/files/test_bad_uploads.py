@@ -1,16 +1,17 @@
 """Uploads that are refused. Nothing of them is stored."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+import resource
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from infrastructure.contents.staged_content import NoSpace, StagedContent
 from infrastructure.http.multipart import MAX_FILE_BYTES, MAX_FORM_BYTES
 from infrastructure.settings import Settings
+from tests.access.made_keys import execute
 from tests.commands.api_client import error_of
 from tests.files.conftest import Person
+from tests.files.samples import data_uri, png, with_image
 from tests.log import Log
 
 FORM = {"content-type": "multipart/form-data; boundary=xyz"}
@@ -115,8 +116,50 @@ async def test_a_body_that_does_not_end_is_a_413(ann: Person) -> None:
     assert sent < MAX_FORM_BYTES + 10_000_000
 
 
-def test_a_full_disk_is_an_error_of_its_own() -> None:
-    with Path("/dev/full").open("wb", buffering=0) as full:
-        content = StagedContent(full)
-        with pytest.raises(NoSpace):
-            content.write(b"x" * 1_000_000)
+@pytest.fixture
+def full_temporary_directory() -> Iterator[None]:
+    """This process can write files of at most 100 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_database(settings: Settings) -> Iterator[None]:
+    """The second row of a content finds no space."""
+    execute(
+        settings.postgres_url,
+        "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$;"
+        " CREATE TRIGGER no_space BEFORE INSERT ON content_rows FOR EACH ROW WHEN (NEW.number = 1) EXECUTE FUNCTION no_space()",
+    )
+    yield
+    execute(settings.postgres_url, "DROP FUNCTION no_space CASCADE")
+
+
+@pytest.mark.parametrize("full", ["full_temporary_directory", "full_database"])
+async def test_without_space_an_upload_is_a_503_and_nothing_is_stored(
+    request: pytest.FixtureRequest, ann: Person, full: str
+) -> None:
+    request.getfixturevalue(full)
+    answer = await ann.upload(png(300_000))
+    assert error_of(answer) == (503, "no_space", None)
+
+
+async def test_without_space_an_item_with_an_image_is_a_503_and_nothing_is_stored(
+    full_database: None, settings: Settings, ann: Person
+) -> None:
+    items = [with_image(image_url=data_uri(png(300_000)))]
+    answer = await ann.send("POST", "/v1/conversations", json={"items": items})
+    assert error_of(answer) == (503, "no_space", None)
+    assert Log(settings.postgres_url).count() == 0
+
+
+async def test_without_space_for_a_large_body_the_answer_is_a_503(
+    full_temporary_directory: None, settings: Settings, ann: Person
+) -> None:
+    items = [with_image(image_url=data_uri(png(9_000_000)))]
+    answer = await ann.send("POST", "/v1/conversations", json={"items": items})
+    assert error_of(answer) == (503, "no_space", None)
+    assert Log(settings.postgres_url).count() == 0

@@ -1,6 +1,7 @@
 """What nothing names is collected; what is named stays. `verify` finds what should not be."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -13,6 +14,7 @@ from tests.access.apis_as import Apis, open_apis, projecting, user
 from tests.access.made_keys import execute
 from tests.files.samples import PDF, data_uri, png, with_image
 from tests.log import Log
+from tests.scripted_provider import Exchange, scripted_provider
 
 ANN = user("ann")
 COUNTS = "SELECT (SELECT count(*) FROM contents), (SELECT count(*) FROM content_rows)"
@@ -108,3 +110,31 @@ async def test_uploads_of_one_content_and_its_collection_at_once_lose_nothing(
         for file_id in ids:
             assert (await apis.get(ANN, f"/v1/files/{file_id}/content")).content == PDF
         assert log.rows(COUNTS) == [(1, 1)]
+
+
+async def test_a_file_that_is_deleted_while_a_reply_reads_it_stays_in_its_item(
+    settings: Settings, collector: ContentCollector
+) -> None:
+    image = png(300_000)
+    may_answer = threading.Event()
+    for provider in scripted_provider():
+
+        def script(exchange: Exchange) -> None:
+            may_answer.wait(60)
+            exchange.stream_text("A cat.")
+
+        provider.script = script
+        changes = {"openai_base_url": provider.url, "default_model": "scripted"}
+        async with open_apis(settings.model_copy(update=changes)) as opened, projecting(opened.projector):
+            file_id = await upload(opened, image)
+            replying = asyncio.create_task(opened.reply(ANN, [with_image(file_id=file_id)]))
+            async with asyncio.timeout(30):
+                while not provider.requests:  # noqa: ASYNC110 - the provider runs in a thread
+                    await asyncio.sleep(0.01)
+            assert (await opened.request(ANN, "DELETE", f"/v1/files/{file_id}")).status_code == 200
+            execute(settings.postgres_url, AGE, 25)
+            assert await collector.collect() == 0
+            may_answer.set()
+            assert (await replying)["status"] == "completed"
+            assert (await opened.get(ANN, f"/v1/files/{file_id}")).status_code == 404
+            assert (await opened.get(ANN, f"/v1/files/{file_id}/content")).content == image

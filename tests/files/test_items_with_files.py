@@ -163,7 +163,8 @@ async def test_bad_data_is_refused_and_nothing_is_stored(
     settings: Settings, apis: Apis, bad: tuple[dict[str, Any], int, str, str]
 ) -> None:
     item, status, code, field = bad
-    conversation = await apis.create(ANN)
+    conversation = await apis.create(ANN, "one")
+    [first] = await items(apis, conversation)
     param_in_item = f"content[{len(item['content']) - 1}].{field}"
     for path, body, param in (
         (f"/v1/conversations/{conversation}/items", {"items": [item]}, f"items[0].{param_in_item}"),
@@ -171,6 +172,8 @@ async def test_bad_data_is_refused_and_nothing_is_stored(
         ("/v1/responses", {"input": [item]}, f"input[0].{param_in_item}"),
         ("/v1/responses", {"input": [item], "store": False}, f"input[0].{param_in_item}"),
         ("/v1/responses/input_tokens", {"input": [item]}, f"input[0].{param_in_item}"),
+        ("/v1/responses/compact", {"input": [item], "model": "scripted"}, f"input[0].{param_in_item}"),
+        (f"/v1/conversations/{conversation}/items/{first['id']}", {"item": item}, f"item.{param_in_item}"),
     ):
         answer = await apis.post(ANN, path, body)
         assert error_of(answer) == (status, code, param), path

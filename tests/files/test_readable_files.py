@@ -107,12 +107,13 @@ async def test_a_reference_is_refused_wherever_a_client_writes_it(settings: Sett
     url = {"type": "image_url", "image_url": {"url": reference}}
     chat_file = {"type": "file", "file": {"file_data": reference}}
     screenshot = {"type": "computer_screenshot", "image_url": reference}
-    file = {"type": "input_file", "file_data": reference}
-    look = {"type": "input_image", "image_url": reference}
+    file: dict[str, Any] = {"type": "input_file", "file_data": reference}
+    look: dict[str, Any] = {"type": "input_image", "image_url": reference}
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
     tool_call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     for part in (look, file, screenshot):
         output = {"type": "function_call_output", "call_id": "c", "output": [part]}
+        sent: dict[str, Any]
         for sent in ({"role": "user", "content": [part]}, output, {"type": "note", "any": {"where": [part]}}):
             answer = await apis.post(BOB, "/v1/responses", {"input": [call, sent]})
             assert error_of(answer)[:2] == (400, "invalid_value"), sent
