@@ -24,7 +24,7 @@ from context.message_counts import MessageCounts
 from context.models import Models
 from context.recorded_selection import recorded_left_out, shown_ranges
 from context.rendering import needed_abilities, render, render_transcript, request_sha256, unsendable
-from context.rerender import Rerendered, rerender
+from context.rerender import Rerendered, Turn, rerender
 from context.selection import ContextItem
 from context.sent_sequence import sent_sequence
 from context.tokens import count_off_loop
@@ -247,8 +247,12 @@ class Contexts:
         )
         return Context(body=body, shown=shown)
 
-    async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
-        return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
+    async def rerender(
+        self, conversation_id: str, requested: Recorded, *, with_deleted: bool, turn: Turn
+    ) -> Rerendered:
+        return await rerender(
+            self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted, turn=turn
+        )
 
     async def family(self, conversation_id: str) -> str:
         """The id of the first conversation in this conversation's chain of forks.

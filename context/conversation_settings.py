@@ -86,8 +86,8 @@ class Reader(Protocol):
         `item_ids` may also have ids of responses.
         """
 
-    async def content(self, sha256: bytes) -> bytes | None:
-        """The content with this hash; None if it is not there."""
+    async def content_row(self, sha256: bytes, number: int) -> bytes | None:
+        """A row of the content with this hash; None if it is not there. Each has ROW_BYTES but the last one."""
 
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
         """The last HeadMoved with version <= `until`; None if there is none."""

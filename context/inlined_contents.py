@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from context.conversation_settings import Reader
-from domain.content_references import Slot, for_clients, reference_of, references, with_slots
+from domain.content_references import ContentReference, Slot, for_clients, reference_of, references, with_slots
 from domain.errors import ContentGone, ContentsTooLarge
+from infrastructure.contents.content_store import row_count
 
 MAX_INLINE_BYTES: Final = 50 * 1024 * 1024
 """Of all data in one request, as base64."""
@@ -26,10 +27,7 @@ async def with_contents(reader: Reader, body: Body) -> Body:
     encoded: dict[bytes, str] = {}
     for reference in found:
         if reference.sha256 not in encoded:
-            data = await reader.content(reference.sha256)
-            if data is None:
-                raise ContentGone(reference.file_id)
-            encoded[reference.sha256] = await asyncio.to_thread(_base64, data)
+            encoded[reference.sha256] = await encoded_content(reader, reference)
 
     def inlined(slot: Slot) -> Mapping[str, Any]:
         reference = reference_of(slot.text)
@@ -38,6 +36,19 @@ async def with_contents(reader: Reader, body: Body) -> Body:
         return {**slot.owner, slot.name: reference.before_data + encoded[reference.sha256]}
 
     return {**body, name: with_slots(body[name], inlined)}
+
+
+def names_contents(body: Body) -> bool:
+    return bool(references(body[_messages_of(body)]))
+
+
+async def encoded_content(reader: Reader, reference: ContentReference) -> str:
+    """As base64. Raises ContentGone if the content is not there, or not all of it."""
+    rows = [await reader.content_row(reference.sha256, number) for number in range(row_count(reference.size))]
+    data = b"".join(row for row in rows if row is not None)
+    if len(data) != reference.size:
+        raise ContentGone(reference.file_id)
+    return await asyncio.to_thread(_base64, data)
 
 
 def without_references(body: Body) -> Body:

@@ -3,6 +3,8 @@
 Later events do not change the result, except that deleted content can be blanked.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -23,7 +25,7 @@ from context.conversation_settings import (
 from context.deleted_content import deleted_items
 from context.forks import fork_of, lineage
 from context.history_forwards import path
-from context.inlined_contents import with_contents, without_references
+from context.inlined_contents import names_contents, with_contents, without_references
 from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
 from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
@@ -36,6 +38,8 @@ from domain.events import ContextCompacted, ItemAppended, ReplyRequested, Shown,
 from domain.items import Item, emptied
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
+
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
@@ -69,17 +73,23 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 
 
 async def rerender(
-    reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts, *, with_deleted: bool = True
+    reader: Reader,
+    conversation_id: str,
+    requested: Recorded,
+    counts: ItemCounts,
+    *,
+    with_deleted: bool = True,
+    turn: Turn = nullcontext,
 ) -> Rerendered:
-    """Raises psycopg.Error, UnreadableEvent and LogMoved.
+    """Raises psycopg.Error, UnreadableEvent and LogMoved, and what `turn` raises.
 
-    Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
+    `turn`: waits until the contents of the request may be read, which need up to 50 MB of memory. Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
     """
     request = requested.event
     assert isinstance(request, ReplyRequested)
     shown = request.shown
     if renders_transcripts(shown.renderer):
-        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted)
+        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted, turn=turn)
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
     compacted: Recorded | None = None
     cache_key = conversation_id
@@ -130,7 +140,7 @@ async def rerender(
     is_complete = not (deleted or summary_is_blanked)
     return Rerendered(
         body=without_references(body),
-        matches=await _matches(reader, body, shown) if is_complete else None,
+        matches=await _matches(reader, body, shown, turn) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -148,7 +158,7 @@ async def rerender(
 
 
 async def _rerender_transcript(
-    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool
+    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool, turn: Turn
 ) -> Rerendered:
     messages = await rendered_transcript(reader, requested, with_deleted=with_deleted)
     body = render_transcript(
@@ -162,7 +172,7 @@ async def _rerender_transcript(
     is_complete = not any(each.is_blanked for each in messages)
     return Rerendered(
         body=without_references(body),
-        matches=await _matches(reader, body, request.shown) if is_complete else None,
+        matches=await _matches(reader, body, request.shown, turn) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -178,12 +188,15 @@ async def _rerender_transcript(
     )
 
 
-async def _matches(reader: Reader, body: dict[str, Any], shown: Shown) -> bool:
-    """Contents are put back first. False if they are too large by now, or gone."""
-    try:
-        return request_sha256(await with_contents(reader, body)) == shown.request_sha256
-    except (ContentsTooLarge, ContentGone):
-        return False
+async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Turn) -> bool:
+    """Contents are put back first. False if they are gone."""
+    if not names_contents(body):
+        return request_sha256(body) == shown.request_sha256
+    async with turn():
+        try:
+            return request_sha256(await with_contents(reader, body)) == shown.request_sha256
+        except (ContentsTooLarge, ContentGone):
+            return False
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:

@@ -129,7 +129,7 @@ async def _rows(context: QueryContext, file_id: str, content: _Content, start: i
         if time.monotonic() - checked_at > CHECK_SECONDS:
             await _content(context, file_id)
             checked_at = time.monotonic()
-        row = await context.dependencies.files.row(context.principal.tenant, content.sha256, number)
+        row = await context.dependencies.log.content_row(content.sha256, number)
         if row is None:
             raise FileNotFound(file_id)
         first = number * ROW_BYTES

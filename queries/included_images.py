@@ -1,12 +1,13 @@
 """The data of images in listed items, for `include[]=message.input_image.image_url`."""
 
-import base64
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from context.inlined_contents import encoded_content
 from domain.content_references import MARK, ContentReference, Slot, slots, with_slots
+from domain.errors import ContentGone
 from infrastructure.ids import FILE, is_id
 from queries.paging import MAX_PAGE_BYTES, Page
 from queries.query_context import QueryContext
@@ -55,5 +56,7 @@ def _image_id(slot: Slot) -> str | None:
 
 
 async def _data_uri(context: QueryContext, reference: ContentReference) -> str | None:
-    data = await context.dependencies.log.content(reference.sha256)
-    return None if data is None else reference.before_data + base64.b64encode(data).decode()
+    try:
+        return reference.before_data + await encoded_content(context.dependencies.log, reference)
+    except ContentGone:
+        return None

@@ -88,8 +88,8 @@ class PrincipalLog:
         """The events of these items or responses with version <= `until`, ascending."""
         return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
-    async def content(self, sha256: bytes) -> bytes | None:
-        return await self._look_up(lambda reader: reader.content(sha256))
+    async def content_row(self, sha256: bytes, number: int) -> bytes | None:
+        return await self._look_up(lambda reader: reader.content_row(sha256, number))
 
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
         return await self._look_up(lambda reader: reader.head_moved(conversation_id, until=until))

@@ -28,3 +28,8 @@ async def keep_content(
     if row == (True,):
         for number, data in enumerate(rows):
             await connection.execute(_ADD_ROW, {**named, "number": number, "bytes": data})
+
+
+def row_count(size: int) -> int:
+    """Of a content with `size` bytes."""
+    return -(-size // ROW_BYTES)

@@ -131,9 +131,6 @@ _PAGE: Final = """
 """
 _ASCENDING: Final = sql.SQL(_PAGE.format(order="ASC")).format(_FIELDS, _VISIBLE)
 _DESCENDING: Final = sql.SQL(_PAGE.format(order="DESC")).format(_FIELDS, _VISIBLE)
-_ROW: Final = (
-    "SELECT bytes FROM content_rows WHERE tenant_id = %(tenant)s AND sha256 = %(sha256)s AND number = %(number)s"
-)
 
 
 class FileStore:
@@ -244,13 +241,6 @@ class FileStore:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_DELETE, _values(reader, file=uuid_of(file_id)))
             return cursor.rowcount == 1
-
-    async def row(self, tenant: str, sha256: bytes, number: int) -> bytes | None:
-        """ROW_BYTES of the content; fewer at its end. Does not check who may read it."""
-        values = {"tenant": tenant, "sha256": sha256, "number": number}
-        async with self._pool.connection() as connection:
-            row: Any = await (await connection.execute(_ROW, values, binary=True)).fetchone()
-        return None if row is None else row[0]
 
     async def _read(self, statement: sql.Composed, reader: Reader, **values: Any) -> list[StoredFile]:
         async with (

@@ -88,7 +88,7 @@ async def test_a_reader_of_another_tenant_finds_nothing(settings: Settings, writ
                 await of_tenant.deleted_items([retracted_id]),
                 await of_tenant.deletions([conversation_id], after=0),
                 await of_tenant.deleted_responses(conversation_id, [deleted_id]),
-                await of_tenant.content(b"hash"),
+                await of_tenant.content_row(b"hash", 0),
             ]
             assert [bool(answer) for answer in answers] == [found] * len(answers)
         answers = [
@@ -124,7 +124,7 @@ TRIED = [
     "deleted_items",
     "deletions",
     "deleted_responses",
-    "content",
+    "content_row",
     "given_contents",
     "conversation_of",
     "is_locked",
