@@ -61,7 +61,7 @@ class NewFile(Body):
     streamed=True,
     body_media=MULTIPART,
     answer=File,
-    answer_headers=(),
+    answer_headers=("Idempotent-Replayed",),
     request_headers=_IDEMPOTENCY,
 )
 async def create_file(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
@@ -72,21 +72,19 @@ async def create_file(context: CommandContext, body: AsyncIterator[bytes]) -> Re
         if content.size == 0:
             raise ApiError(400, "The file is empty.", code="empty_file", param="file")
         created_at = utc_now()
-        stored = await context.dependencies.files.add(
-            context.principal.tenant,
-            context.principal.subject,
-            file_store.NewFile(
-                id=mint_file(),
-                filename=new.file,
-                purpose=new.purpose,
-                media_type=media_type_of(content.head, form.media_type),
-                created_at=created_at,
-                expires_at=_expires_at(new, created_at),
-                idempotency_key=context.idempotency.key if context.idempotency else None,
-            ),
-            content,
+        file = file_store.NewFile(
+            id=mint_file(),
+            filename=new.file,
+            purpose=new.purpose,
+            media_type=media_type_of(content.head, form.media_type),
+            created_at=created_at,
+            expires_at=_expires_at(new, created_at),
+            idempotency_key=context.idempotency.key if context.idempotency else None,
         )
-    return shapes.json_response(file_shape(stored))
+        principal = context.principal
+        stored = await context.dependencies.files.add(principal.tenant, principal.subject, file, content)
+    headers = {} if stored.id == file.id else {"idempotent-replayed": "true"}
+    return shapes.json_response(file_shape(stored), headers=headers)
 
 
 @command_route(router, "DELETE", "/v1/files/{file_id}", answer=FileDeleted, answer_headers=(), request_headers={})

@@ -205,7 +205,7 @@ class Contexts:
         body = body_of(choice.selection.sent)
         needed = needed_abilities(renderer, (sent.item for sent in choice.selection.sent)) if choice.missing else ()
         sequence, shared_prefix = sent_sequence(choice, reply_request, body, body_of)
-        body = await with_contents(self._reader, body)
+        body, body_sha256 = await _with_contents(self._reader, body)
         shown = Shown(
             version=choice.recent.version,
             ranges=shown_ranges(choice.selection),
@@ -213,7 +213,7 @@ class Contexts:
             tokens=choice.tokens,
             encoding=choice.encoding,
             renderer=renderer,
-            request_sha256=request_sha256(body),
+            request_sha256=body_sha256,
             summary=summary.compaction_id if summary else None,
             left_out=recorded_left_out(choice.selection.left_out),
             notes=tuple(sorted(choice.missing.intersection(needed))),
@@ -232,7 +232,7 @@ class Contexts:
         """
         renderer = self._models.transcript_renderer
         rendered = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
-        body = await with_contents(self._reader, rendered)
+        body, body_sha256 = await _with_contents(self._reader, rendered)
         encoding = self._models.encoding(model)
         tokens = await self._shared.message_counts.total(sent, encoding)
         [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)
@@ -243,7 +243,7 @@ class Contexts:
             tokens=tokens + parameter_tokens,
             encoding=encoding,
             renderer=renderer,
-            request_sha256=request_sha256(body),
+            request_sha256=body_sha256,
         )
         return Context(body=body, shown=shown)
 
@@ -295,3 +295,11 @@ class Contexts:
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
         """By index, why an item is not sent."""
         return unsendable(self._models.renderer, items)
+
+
+async def _with_contents(reader: Reader, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The body with the data of its contents, and its SHA-256. A large body is hashed in a thread."""
+    inlined = await with_contents(reader, body)
+    if inlined is body:
+        return body, request_sha256(body)
+    return inlined, await asyncio.to_thread(request_sha256, inlined)

@@ -3,6 +3,7 @@
 Later events do not change the result, except that deleted content can be blanked.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
@@ -194,7 +195,8 @@ async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Tur
         return request_sha256(body) == shown.request_sha256
     async with turn():
         try:
-            return request_sha256(await with_contents(reader, body)) == shown.request_sha256
+            inlined = await with_contents(reader, body)
+            return await asyncio.to_thread(request_sha256, inlined) == shown.request_sha256
         except (ContentsTooLarge, ContentGone):
             return False
 

@@ -141,6 +141,7 @@ async def test_a_repeated_upload_with_the_same_key_gets_the_first_file(
     data = png()
     answers = await asyncio.gather(*(ann.upload(data, headers=KEY) for _ in range(4)))
     assert len({answer.text for answer in answers}) == 1
+    assert sorted(answer.headers.get("idempotent-replayed", "") for answer in answers) == ["", "true", "true", "true"]
     assert error_of(await ann.upload(png(), headers=KEY)) == (422, "idempotency_key_reused", None)
     assert (await bob.upload(data, headers=KEY)).json()["id"] != answers[0].json()["id"]
     assert Log(settings.postgres_url).rows(COUNTS) == [(1, 2)]

@@ -93,6 +93,9 @@ async def test_an_uploaded_image_and_a_pdf_are_sent_with_their_data(apis: Apis, 
         image_id,
         pdf_id,
     ]
+    included = {"order": "asc", "include[]": "message.input_image.image_url"}
+    listed = await apis.get(ANN, f"/v1/responses/{reply['id']}/input_items", params=included)
+    assert listed.json()["data"][0]["content"][1]["image_url"] == data_uri(image)
 
 
 async def test_a_listed_item_can_be_sent_back(settings: Settings, apis: Apis, provider: ScriptedProvider) -> None:
