@@ -139,11 +139,9 @@ class CreateChatCompletion(BaseModel):
     def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def is_stored(self, policy: ChatCompletionsStore) -> bool:
-        """Whether the reply is stored. `policy`: the setting CHAT_COMPLETIONS_STORE."""
-        if policy == "never":
-            return False
-        return policy == "always" if self.store is None else self.store
+    @property
+    def as_sent(self) -> Json:
+        return self._sent
 
     def recorded_parameters(self) -> dict[str, Any]:
         """The parameters to record. `chat` has the unchanged parameters for a provider of Chat Completions."""
@@ -254,6 +252,14 @@ class CreateChatCompletion(BaseModel):
             yield RequestSchema(
                 schema.json_schema, "response_format.json_schema.schema", schema.name, "invalid_json_schema"
             )
+
+
+def is_stored(body: Any, policy: ChatCompletionsStore) -> bool:
+    """Whether the reply is stored. `body`: as it was sent. `policy`: the setting CHAT_COMPLETIONS_STORE."""
+    store = body.get("store") if isinstance(body, dict) else None
+    if policy == "never":
+        return False
+    return policy == "always" if store is None else bool(store)
 
 
 def _is_instructions(message: Json) -> bool:

@@ -4,7 +4,7 @@ import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from commands.chat_body import MAX_CHAT_BYTES, CreateChatCompletion
+from commands.chat_body import MAX_CHAT_BYTES, CreateChatCompletion, is_stored
 from commands.command_route import APPEND_HEADERS, REQUEST_HEADERS, CommandContext, command_route
 from commands.request_chat_reply import request_chat_reply
 from commands.request_reply import request_reply
@@ -29,6 +29,7 @@ router = APIRouter()
     scope="reply",
     max_bytes=MAX_CHAT_BYTES,
     keeps_answer=False,
+    keep=lambda dependencies, body: "stored" if is_stored(body, dependencies.chat_completions_store) else "request",
     answer=ChatCompletion,
     events=ChatCompletionChunk,
     request_headers={
@@ -44,7 +45,7 @@ async def create_chat_completion(context: CommandContext, body: CreateChatComple
     With `stream`, the answer is a stream of chunks. With `conversation`, `messages` are only the new ones, and the store adds the history.
     """
     body.check(context.dependencies.models.transcript_renderer, context.dependencies.shared_contexts.known_messages)
-    stored = body.is_stored(context.dependencies.chat_completions_store)
+    stored = is_stored(body.as_sent, context.dependencies.chat_completions_store)
     if body.conversation_id is None:
         reply = await request_chat_reply(context, body, stored=stored)
     elif "x-conversation-id" in context.headers:

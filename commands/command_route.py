@@ -1,8 +1,9 @@
 """Routes of commands. A route makes a CommandContext. The handler appends its command through this context."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from commands.content_intake import Contents, Keep, may_have_contents, take_contents
 from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
@@ -26,6 +28,7 @@ from domain.errors import ConversationNotFound, ModelFailed, Refused
 from domain.events import ContextPolicy
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal, Scope
+from infrastructure.contents.file_store import FileStore
 from infrastructure.event_log.append_request import (
     Appended,
     AppendRequest,
@@ -38,13 +41,28 @@ from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader, FirstAnswer, PrincipalReader
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BODY_BYTES, check_content_type, read_body, validate_body
+from infrastructure.http.body import (
+    MAX_BODY_BYTES,
+    MAX_READ_BYTES,
+    check_content_type,
+    parse_json,
+    read_body,
+    too_large,
+    validate,
+)
 from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import command_headers, idempotency_key, if_match, position_headers
 from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
-from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters, query_parameters
+from infrastructure.http.operations import (
+    JSON,
+    JSON_LINES,
+    Operation,
+    header_parameters,
+    path_parameters,
+    query_parameters,
+)
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import QueryParameters, check_names
 from infrastructure.ids import mint_uuid
@@ -77,6 +95,9 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     reply_queue: ReplyQueue
     sockets: OpenSockets
     api_keys: KeyStore
+    files: FileStore
+    large_bodies: asyncio.Semaphore
+    """Large bodies are parsed one at a time, because each takes several times its size in memory."""
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
@@ -124,6 +145,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         defaults = self.dependencies.tenant_defaults.get(self.principal.tenant)
         of_tenant = defaults.context_policy.applied_to(ContextPolicy()) if defaults else ContextPolicy()
         return given.applied_to(of_tenant) if given else of_tenant
+
+    @property
+    def contents(self) -> Contents:
+        return Contents(self.principal, self.dependencies.reader, self.dependencies.files)
 
     async def append(
         self,
@@ -222,6 +247,7 @@ def command_context(
     )
 
 
+Model = TypeVar("Model", bound=BaseModel)
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 REQUEST_HEADERS = {
@@ -251,6 +277,7 @@ def command_route(
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
     keeps_answer: bool = True,
+    keep: Callable[[SharedDependencies, Any], Keep] = lambda _, __: "stored",
     body_media: str = JSON,
     answer: type,
     events: type | None = None,
@@ -262,12 +289,15 @@ def command_route(
     """Registers the handler of a command. The caller needs `scope`.
 
     The handler gets the CommandContext, each id in the path, and the body or the query. With `body_required=False`,
-    an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks.
+    an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks, and
+    checks the type of a body that is not JSON lines.
+
+    `max_bytes`: of a body without its images and files. `keep`: what happens to those in this body.
 
     `keeps_answer`: an answer that is stored with the idempotency key is the body that the client gets. Then a request
     that the handler refuses gets the answer to the first request with its key, if there is one by then.
 
-    `errors`: status codes besides ERRORS. The arguments from `body_media` on are only for the OpenAPI document.
+    `errors`: status codes besides ERRORS. From `body_media` on, arguments are only for the OpenAPI document.
     """
     names = id_names(path)
 
@@ -277,20 +307,15 @@ def command_route(
             allowance = await count_request(request)
             if query is None and request.scope["query_string"]:
                 check_names(request, lambda _: False)
-            raw = b"" if streamed else await read_body(request, max_bytes)
-            arguments: list[Any] = [*path_ids(request, names)]
-            # The same idempotency key with another query is refused.
-            sent = raw if query is None else request.scope["query_string"]
-            context = command_context(request, scope, sent, partial(_disconnected, request), allowance=allowance)
-            if query is not None:
-                arguments.append(query.from_request(request))
-            elif streamed:
-                check_content_type(request.headers, lines=True)
-                arguments.append(request.stream())
-            elif body is not None:
-                if raw:
-                    check_content_type(request.headers)
-                arguments.append(validate_body(body, raw) if raw or body_required else None)
+            limit = max_bytes if max_bytes <= MAX_BODY_BYTES else MAX_READ_BYTES
+            received = b"" if streamed else await read_body(request, limit)
+            if isinstance(received, bytes):
+                context, arguments = await prepare(request, received, allowance)
+            else:
+                with closing(received):
+                    dependencies: ProcessDependencies = request.app.state.dependencies
+                    async with dependencies.large_bodies:
+                        context, arguments = await prepare(request, received.read(), allowance)
             try:
                 return await handler(context, *arguments)
             except REFUSALS:
@@ -298,6 +323,24 @@ def command_route(
                 if repeated is None:
                     raise
                 return repeated
+
+        async def prepare(request: Request, raw: bytes, allowance: Allowance) -> tuple[CommandContext, list[Any]]:
+            arguments: list[Any] = [*path_ids(request, names)]
+            # The same idempotency key with another query is refused.
+            sent = raw if query is None else request.scope["query_string"]
+            context = command_context(request, scope, sent, partial(_disconnected, request), allowance=allowance)
+            if query is not None:
+                arguments.append(query.from_request(request))
+            elif streamed:
+                if body_media == JSON_LINES:
+                    check_content_type(request.headers, lines=True)
+                arguments.append(request.stream())
+            elif body is not None:
+                if raw:
+                    check_content_type(request.headers)
+                is_absent = not raw and not body_required
+                arguments.append(None if is_absent else await validated(context, body, raw, max_bytes, keep))
+            return context, arguments
 
         operation = Operation(
             parameters=(
@@ -331,8 +374,31 @@ def command_route(
     return register
 
 
+async def validated(
+    context: CommandContext,
+    model: type[Model],
+    raw: bytes,
+    max_bytes: int,
+    keep: Callable[[SharedDependencies, Any], Keep] = lambda _, __: "stored",
+) -> Model:
+    """The body, with references in place of images and files. Raises ApiError (400, 404, 413).
+
+    `max_bytes`: of what remains in the body.
+    """
+    size = len(raw)
+    has_contents = may_have_contents(raw)
+    if size > max_bytes and not has_contents:
+        raise too_large(max_bytes)
+    value = parse_json(raw)
+    del raw
+    if has_contents:
+        kept = keep(context.dependencies, value)
+        value = await take_contents(context.contents, value, size=size, max_bytes=max_bytes, keep=kept)
+    return validate(model, value)
+
+
 def _tag(path: str) -> str:
-    return next((tag for tag in ("items", "responses", "chat", "keys") if f"/{tag}" in path), "conversations")
+    return next((tag for tag in ("items", "responses", "chat", "files", "keys") if f"/{tag}" in path), "conversations")
 
 
 async def _answer_meanwhile(context: CommandContext) -> Response | None:

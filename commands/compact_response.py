@@ -85,6 +85,7 @@ class CompactedResponse(Struct, frozen=True, kw_only=True, tag_field="object", t
     "/v1/responses/compact",
     CompactResponse,
     max_bytes=MAX_REQUEST_BYTES,
+    keep=lambda _, __: "inline",
     answer=CompactedResponse,
     answer_headers=(),
     errors=(404, 502, 504),

@@ -4,7 +4,8 @@ With an `Idempotency-Key`, a repeat adds only what the first import did not add.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from contextlib import closing
 
 import structlog
 from fastapi import APIRouter
@@ -14,11 +15,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, examples, new_items
-from commands.command_route import CommandContext, command_route
+from commands.command_route import CommandContext, command_route, validated
 from domain.commands import AppendItems, NewItem, StartConversation
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
+from infrastructure.http.body import LARGE_BODY_BYTES, MAX_ITEMS_BODY_BYTES, MAX_READ_BYTES, LargeBody
 from infrastructure.http.errors import ApiError, ErrorDetail, as_api_error
 from infrastructure.http.item_schemas import InputItemJson
 from infrastructure.http.operations import JSON_LINES
@@ -132,7 +133,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     report = Progress()
     importing: dict[asyncio.Task[None], int] = {}
 
-    async def import_and_report(line_number: int, line: bytes) -> None:
+    async def import_and_report(line_number: int, line: bytes | LargeBody) -> None:
         try:
             items = await _import_line(context, line_number, line)
             report.items += items
@@ -140,21 +141,24 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
         except Exception as error:  # noqa: BLE001 - an error is reported for its line
             report.refuse(line_number, error)
 
+    lines = _lines(body)
     try:
-        async for line_number, line in _lines(body):
+        async for line_number, line in lines:
             if line is None:
-                message = f"The line is larger than {MAX_ITEMS_BODY_BYTES} bytes."
+                message = f"The line is larger than {MAX_READ_BYTES} bytes."
                 report.refuse(line_number, ApiError(413, message, code="request_too_large"))
                 continue
-            while _is_full(importing.values(), len(line)):
+            size = line.size if isinstance(line, LargeBody) else len(line)
+            while _is_full(importing.values(), size):
                 await asyncio.wait(importing, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(import_and_report(line_number, line))
-            importing[task] = len(line)
+            importing[task] = size
             task.add_done_callback(importing.pop)
             await asyncio.sleep(0)  # other requests are served between two lines
     except ClientDisconnect as error:
         raise ApiError(400, "The client disconnected before its import was complete.", code="client_closed") from error
     finally:
+        await lines.aclose()
         await asyncio.gather(*importing)  # lines whose import has begun are finished, also after an error
         log.info("import_ended", conversations=report.conversations, items=report.items, failed=report.failed)
     return report.answer()
@@ -165,8 +169,13 @@ def _is_full(importing: Collection[int], size: int) -> bool:
     return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 
-async def _import_line(context: CommandContext, line_number: int, line: bytes) -> int:
-    body = validate_body(ImportedConversation, line)
+async def _import_line(context: CommandContext, line_number: int, line: bytes | LargeBody) -> int:
+    if isinstance(line, LargeBody):
+        with closing(line):
+            async with context.dependencies.large_bodies:
+                body, line_hash = await _read_line(context, line.read())
+    else:
+        body, line_hash = await _read_line(context, line)
     chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
     start = StartConversation(
@@ -179,18 +188,24 @@ async def _import_line(context: CommandContext, line_number: int, line: bytes) -
         context_policy=context.policy(body.context_policy),
         items=next(chunks),
     )
-    started = await _keyed(context, line_number, 0, line).append(conversation_id, start, _conversation_id)
+    started = await _keyed(context, line_number, 0, line_hash).append(conversation_id, start, _conversation_id)
     conversation_id = started.answer.decode() if started.answer is not None else conversation_id
     for chunk_number, items in enumerate(chunks, 1):
         command = AppendItems(items=items, author=context.principal.subject)
-        await _keyed(context, line_number, chunk_number, line).append(conversation_id, command, _conversation_id)
+        await _keyed(context, line_number, chunk_number, line_hash).append(conversation_id, command, _conversation_id)
     return len(body.items or [])
 
 
-def _keyed(context: CommandContext, line_number: int, chunk_number: int, line: bytes) -> CommandContext:
+async def _read_line(context: CommandContext, line: bytes) -> tuple[ImportedConversation, bytes]:
+    """The conversation, and the line's SHA-256."""
+    line_hash = shapes.sha256(line)
+    return await validated(context, ImportedConversation, line, MAX_ITEMS_BODY_BYTES), line_hash
+
+
+def _keyed(context: CommandContext, line_number: int, chunk_number: int, line_hash: bytes) -> CommandContext:
     if context.idempotency is None:
         return context
-    key = IdempotencyKey(f"{context.idempotency.key}\n{line_number}.{chunk_number}", shapes.sha256(line))
+    key = IdempotencyKey(f"{context.idempotency.key}\n{line_number}.{chunk_number}", line_hash)
     return replace(context, idempotency=key)
 
 
@@ -211,31 +226,70 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
     yield tuple(chunk)
 
 
-async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes | None]]:
-    """The lines that are not blank, with their numbers from 1. None stands for a line that is too long."""
+async def _lines(body: AsyncIterator[bytes]) -> AsyncGenerator[tuple[int, bytes | LargeBody | None], None]:
+    """The lines that are not blank, with their numbers from 1. None stands for a line that is too long. Raises NoSpace."""
     number = 1
-    line = bytearray()
+    line = _Line()
     is_too_long = False
-    async for chunk in body:
-        start = 0
-        while start < len(chunk):
-            end = chunk.find(b"\n", start)
-            part = memoryview(chunk)[start : len(chunk) if end < 0 else end]
-            if not is_too_long and len(line) + len(part) > MAX_ITEMS_BODY_BYTES:
-                is_too_long = True
-                line = bytearray()
-                yield number, None
-            elif not is_too_long:
-                line += part
-            if end < 0:
-                break
-            if line.strip():
-                yield number, bytes(line)
-            line.clear()
-            is_too_long = False
-            number += 1
-            start = end + 1
-            if number % LINES_PER_TURN == 0:
-                await asyncio.sleep(0)
-    if line.strip():
-        yield number, bytes(line)
+    try:
+        async for chunk in body:
+            start = 0
+            while start < len(chunk):
+                end = chunk.find(b"\n", start)
+                part = memoryview(chunk)[start : len(chunk) if end < 0 else end]
+                if not is_too_long and line.size + len(part) > MAX_READ_BYTES:
+                    is_too_long = True
+                    line.clear()
+                    yield number, None
+                elif not is_too_long:
+                    line.add(part)
+                if end < 0:
+                    break
+                if whole := line.take():
+                    yield number, whole
+                is_too_long = False
+                number += 1
+                start = end + 1
+                if number % LINES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        if whole := line.take():
+            yield number, whole
+    finally:
+        line.clear()
+
+
+class _Line:
+    """A line that arrives. A large one waits on disk."""
+
+    def __init__(self) -> None:
+        self._small = bytearray()
+        self._large: LargeBody | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self._small) if self._large is None else self._large.size
+
+    def add(self, part: memoryview) -> None:
+        """Raises NoSpace."""
+        if self._large is None and len(self._small) + len(part) > LARGE_BODY_BYTES:
+            self._large = LargeBody()
+            self._large.write(self._small)
+            self._small = bytearray()
+        if self._large is None:
+            self._small += part
+        else:
+            self._large.write(part)
+
+    def take(self) -> bytes | LargeBody | None:
+        """The whole line, which is empty then. None if it is blank."""
+        if self._large is not None:
+            large, self._large = self._large, None
+            return large
+        small = bytes(self._small) if self._small.strip() else None
+        self._small.clear()
+        return small
+
+    def clear(self) -> None:
+        if self._large is not None:
+            self._large.close()
+        self._small, self._large = bytearray(), None

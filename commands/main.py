@@ -17,6 +17,7 @@ from commands import (
     compaction,
     conversations,
     feedback,
+    files,
     forks,
     import_conversations,
     items,
@@ -36,6 +37,8 @@ from context.learnt_models import LearntModels
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.access.key_store import KeyStore
+from infrastructure.contents.collection import ContentCollector
+from infrastructure.contents.file_store import FileStore
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachable
@@ -73,6 +76,7 @@ RESOURCES = (
     chat_completions,
     conversations,
     feedback,
+    files,
     forks,
     branches,
     items,
@@ -114,6 +118,8 @@ def create_app(
         await lease_pool.open(wait=False)
         key_pool = make_pool(settings.postgres_url, max_size=1, read_only=False)
         await key_pool.open(wait=False)
+        file_pool = make_pool(settings.postgres_url, max_size=2, read_only=False)
+        await file_pool.open(wait=False)
         snapshot_redis = redis.connect(settings, answer_seconds=0.5)
         following_redis = redis.connect(settings)
         live_redis = redis.connect(settings, answer_seconds=None)
@@ -159,6 +165,8 @@ def create_app(
             reply_queue=ReplyQueue(watch, active_replies.cancel),
             sockets=sockets,
             api_keys=KeyStore(key_pool),
+            files=FileStore(file_pool),
+            large_bodies=asyncio.Semaphore(1),
             limiter=limiter,
             comment_seconds=settings.comment_seconds,
             tenant_defaults=settings.tenant_defaults,
@@ -168,18 +176,19 @@ def create_app(
         checks.update(_checks(reader, events_log, active_replies, provider, limiter))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))
         sweeping = asyncio.create_task(UnfinishedHistories(pool, events_log).keep_sweeping())
+        collecting = asyncio.create_task(ContentCollector(file_pool).keep_collecting())
         try:
             yield
         finally:
-            migrating.cancel()
-            sweeping.cancel()
+            for task in (migrating, sweeping, collecting):
+                task.cancel()
             model_watch.close()
             sockets.close()
             for part in (active_replies, titles, live_reader, watch, live, events_log, provider):
                 await part.close()
             for client in (live_redis, snapshot_redis, following_redis):
                 await client.aclose()
-            for open_pool in (key_pool, lease_pool, pool):
+            for open_pool in (file_pool, key_pool, lease_pool, pool):
                 await open_pool.close()
 
     health = health_router(lambda: checks, needed=frozenset({"postgres", "log_writable"}))

@@ -15,7 +15,7 @@ from context.branch_paths import active_branches
 from context.choice import ReplyRequest, answer_tokens
 from context.rendering import needed_abilities
 from context.rendering.notes import NOTED_ABILITIES
-from domain.errors import ContextTooLong, ModelFailed, RefusedRequest
+from domain.errors import ContentsTooLarge, ContextTooLong, ModelFailed, RefusedRequest
 from domain.events import Leaf, Shown
 from domain.paths import PathSegment
 from replies.repeat import Repeat, RepeatOf
@@ -69,7 +69,7 @@ class _Repeats:
         for change in await _changes(self._context, self._sent, failure, shown, self._reasons):
             try:
                 model_context = await self._assemble(change.reply_request, shown)
-            except ContextTooLong:  # the newest turn alone does not fit
+            except (ContextTooLong, ContentsTooLarge):  # the newest turn alone does not fit
                 return None
             if model_context is None:
                 return None

@@ -319,6 +319,11 @@ class CreateResponse(OptionsBody, Body):
             yield RequestSchema(schema, "text.format.schema", name, "invalid_json_schema")
 
 
+def is_stored(body: Any) -> bool:
+    """Of a body that is not validated yet."""
+    return not isinstance(body, dict) or body.get("store") is not False
+
+
 def _contradicts(earlier: str, param: str, reason: str, *, value: str | None = None) -> ApiError:
     """The error for two parameters that exclude each other. `value`: the value that is refused; None: all values."""
     refused = param if value is None else f"{param}: {value}"

@@ -13,9 +13,10 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from commands.command_route import CommandContext, ProcessDependencies, command_context
+from commands.content_intake import Keep, may_have_contents, take_contents
 from commands.open_sockets import EndReason, OpenSocket
 from commands.request_reply import check_body, keeps_running, request_reply
-from commands.response_body import CreateResponse
+from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, is_stored
 from commands.socket_messages import create_parameters, parse_message
 from commands.start_reply import stream_of
 from commands.unstored_replies import UnstoredReply
@@ -142,8 +143,14 @@ class _ResponseSocket:
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
             # If the new reply fails, nothing can continue from the earlier reply (Open Responses).
             self._unstored.forget(self._socket)
-        body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
+        if may_have_contents(raw):
+            # The next reply may continue from one that is not stored, so the data stays in its items.
+            keep: Keep = "stored" if is_stored(fields) else "inline"
+            fields = await take_contents(
+                context.contents, fields, size=len(raw), max_bytes=MAX_REQUEST_BYTES, keep=keep
+            )
+        body = create_parameters(fields)
         check_body(body)
         reply = await request_reply(context, body)
         last_event = await self._send_events(context, body, reply)

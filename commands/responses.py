@@ -16,7 +16,7 @@ from commands.request_reply import (
     request_reply,
     resolve_model,
 )
-from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
+from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, is_stored
 from commands.start_reply import stream_of
 from commands.target_context import assemble_context
 from commands.unsent_input import check_outputs
@@ -45,6 +45,7 @@ router = APIRouter()
     scope="reply",
     max_bytes=MAX_REQUEST_BYTES,
     keeps_answer=False,
+    keep=lambda _, body: "stored" if is_stored(body) else "request",
     answer=ResponseObject,
     answer_headers=(*APPEND_HEADERS, "X-Context-Left-Out"),
     events=ResponseEvent,
@@ -85,6 +86,7 @@ class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_t
     CreateResponse,
     scope="reply",
     max_bytes=MAX_REQUEST_BYTES,
+    keep=lambda _, __: "request",
     answer=InputTokens,
     answer_headers=(),
     errors=(404, 502, 504),

@@ -69,7 +69,7 @@ async def context_with_summary(
     )
     limit = summary_limit(choice, reply_request.parameters)
     if limit is None and without_truncation == reply_request.parameters:
-        return at.version, contexts.render(reply_request, choice)
+        return at.version, await contexts.render(reply_request, choice)
     if limit is not None and (has_turn or not await head_is_busy(context, conversation_id)):
         try:
             command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
@@ -87,7 +87,7 @@ async def context_with_summary(
             if context.if_match is not None and at.version not in context.if_match:
                 raise VersionMismatch(at.version) from None
     choice = await contexts.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
-    return at.version, contexts.render(reply_request, choice)
+    return at.version, await contexts.render(reply_request, choice)
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:

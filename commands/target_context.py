@@ -29,5 +29,5 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
         return await contexts.assemble_path(await target_segment(context, target), target.at, reply_request)
     if target.snapshot is not UNSET:
         choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
-        return contexts.render(reply_request, choice)
+        return await contexts.render(reply_request, choice)
     return await contexts.assemble(target.source, target.at, reply_request)

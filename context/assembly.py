@@ -17,13 +17,14 @@ from context.conversation_settings import Reader, family_of
 from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
+from context.inlined_contents import with_contents
 from context.item_counts import ItemCounts
 from context.item_tokens import counted_parameters
 from context.message_counts import MessageCounts
 from context.models import Models
 from context.recorded_selection import recorded_left_out, shown_ranges
 from context.rendering import needed_abilities, render, render_transcript, request_sha256, unsendable
-from context.rerender import Rerendered, rerender
+from context.rerender import Rerendered, Turn, rerender
 from context.selection import ContextItem
 from context.sent_sequence import sent_sequence
 from context.tokens import count_off_loop
@@ -109,7 +110,7 @@ class SharedContexts:
 class Contexts:
     """Assembles contexts.
 
-    The methods raise ContextTooLong and LogMoved, and psycopg.Error when the log is needed but unavailable.
+    The methods raise ContextTooLong, ContentsTooLarge, ContentGone and LogMoved, and psycopg.Error when the log is needed but unavailable.
     """
 
     def __init__(self, reader: Reader, shared: SharedContexts) -> None:
@@ -122,10 +123,10 @@ class Contexts:
     async def assemble(
         self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
-        return self.render(reply_request, await self.choose(conversation_id, at, reply_request))
+        return await self.render(reply_request, await self.choose(conversation_id, at, reply_request))
 
     async def assemble_path(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> Context:
-        return self.render(reply_request, await self._choose_from_log(end, at, reply_request))
+        return await self.render(reply_request, await self._choose_from_log(end, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
         """The context of a fork that `start` is about to create."""
@@ -133,7 +134,7 @@ class Contexts:
         recent = await recent_items_of_fork(self._reader, start, max_tokens, self._counts)
         fork = start.forked_from
         assert fork is not None
-        context = self.render(reply_request, await self._chooser.choose(recent, origin_of(fork), reply_request))
+        context = await self.render(reply_request, await self._chooser.choose(recent, origin_of(fork), reply_request))
         head = await self._reader.head(fork.conversation_id)
         if head is None or head.version < fork.version:
             raise LogMoved(f"the log does not have version {fork.version} of {fork.conversation_id} any more")
@@ -185,7 +186,7 @@ class Contexts:
             raise LogMoved("the log may have moved back while a context was read from it")
         return choice
 
-    def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
+    async def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
         summary = choice.recent.summary
         renderer = self._models.renderer
 
@@ -205,6 +206,7 @@ class Contexts:
         body = body_of(choice.selection.sent)
         needed = needed_abilities(renderer, (sent.item for sent in choice.selection.sent)) if choice.missing else ()
         sequence, shared_prefix = sent_sequence(choice, reply_request, body, body_of)
+        body, body_sha256 = await _with_contents(self._reader, body)
         shown = Shown(
             version=choice.recent.version,
             ranges=shown_ranges(choice.selection),
@@ -212,7 +214,7 @@ class Contexts:
             tokens=choice.tokens,
             encoding=choice.encoding,
             renderer=renderer,
-            request_sha256=request_sha256(body),
+            request_sha256=body_sha256,
             summary=summary.compaction_id if summary else None,
             left_out=recorded_left_out(choice.selection.left_out),
             notes=tuple(sorted(choice.missing.intersection(needed))),
@@ -230,7 +232,8 @@ class Contexts:
         window. `version`: the version of the conversation that the request continues; 0 for a new conversation.
         """
         renderer = self._models.transcript_renderer
-        body = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
+        rendered = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
+        body, body_sha256 = await _with_contents(self._reader, rendered)
         encoding = self._models.encoding(model)
         tokens = await self._shared.message_counts.total(sent, encoding)
         [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)
@@ -241,12 +244,16 @@ class Contexts:
             tokens=tokens + parameter_tokens,
             encoding=encoding,
             renderer=renderer,
-            request_sha256=request_sha256(body),
+            request_sha256=body_sha256,
         )
         return Context(body=body, shown=shown)
 
-    async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
-        return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
+    async def rerender(
+        self, conversation_id: str, requested: Recorded, *, with_deleted: bool, turn: Turn
+    ) -> Rerendered:
+        return await rerender(
+            self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted, turn=turn
+        )
 
     async def family(self, conversation_id: str) -> str:
         """The id of the first conversation in this conversation's chain of forks.
@@ -289,3 +296,11 @@ class Contexts:
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
         """By index, why an item is not sent."""
         return unsendable(self._models.renderer, items)
+
+
+async def _with_contents(reader: Reader, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The body with the data of its contents, and its SHA-256. A large body is hashed in a thread."""
+    inlined = await with_contents(reader, body)
+    if inlined is body:
+        return body, request_sha256(body)
+    return inlined, await asyncio.to_thread(request_sha256, inlined)

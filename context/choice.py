@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from context.conversation_settings import SUMMARY_TOKENS, Reader
 from context.encodings import DEFAULT_ENCODING
 from context.history_backwards import RecentItems, token_limit
+from context.inlined_contents import MAX_INLINE_BYTES
 from context.item_counts import ItemCounts
 from context.item_tokens import PER_MESSAGE_TOKENS, counted_parameters
 from context.last_requests import summary_hash
@@ -81,7 +82,7 @@ class ContextChooser:
     async def choose(self, recent: RecentItems, end: PathSegment | None, reply_request: ReplyRequest) -> ContextChoice:
         """`end`: the path's newest segment. It is read only for pinned calls and outputs.
 
-        Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
+        Raises ContextTooLong, ContentsTooLarge, and psycopg.Error when the log is needed but unavailable.
         """
         budget = self._budget(recent.policy, reply_request)
         encoding = self._models.encoding(reply_request.model)
@@ -187,7 +188,7 @@ def _select(
     """
     if reply_request.parameters.get("truncation") != "disabled":
         stable = _stable_window(recent, reply_request.model)
-        return select(context_input, budget, partial(unsendable, renderer), stable)
+        return select(context_input, budget, partial(unsendable, renderer), stable, MAX_INLINE_BYTES)
     selection = select(context_input, budget, partial(unsendable, renderer))
     if any(left_out.reason == BUDGET for left_out in selection.left_out):
         everything = (*context_input.pins, *context_input.path, *context_input.input)

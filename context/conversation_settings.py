@@ -83,6 +83,9 @@ class Reader(Protocol):
         `item_ids` may also have ids of responses.
         """
 
+    async def content_row(self, sha256: bytes, number: int) -> bytes | None:
+        """A row of the content with this hash; None if it is not there. Each has ROW_BYTES but the last one."""
+
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
         """The last HeadMoved with version <= `until`; None if there is none."""
 

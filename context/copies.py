@@ -110,6 +110,13 @@ COPIES: Final[Sequence[Copy]] = (
         "tests/domain/test_decide.py",
     ),
     Copy(
+        "images and files (Postgres, tables contents, content_rows, content_refs and files)",
+        "served only through a file that was uploaded and not deleted, or an item that the caller may read and that is not deleted "
+        "(`context/readable_files.py`). What names them is removed in the transaction that deletes the file or the conversation "
+        "(migrations/0027). Contents that nothing names are collected (`infrastructure/contents/collection.py`)",
+        "tests/files/test_collection.py",
+    ),
+    Copy(
         "error messages, log lines, metrics",
         "never hold content (`domain/errors.py`, `infrastructure/observability/redaction.py`)",
         "tests/infrastructure/test_logging.py",

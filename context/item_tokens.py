@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from context.rendering.parts import SUMMARY, summary_of, text_of_part
+from domain.content_references import reference_of
 from domain.items import Item, content_parts, type_of
 
 PER_MESSAGE_TOKENS = 4
@@ -26,6 +27,7 @@ Encrypted text is never shorter than its plain text, so the estimate is rather t
 """
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
+_TEXT_FILES = ("data:text/", "data:application/json")
 _MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
 """Parts that `fixed_tokens` counts. Parts of unknown types may be sent unchanged, so their JSON is counted."""
 
@@ -92,10 +94,17 @@ def _part_tokens(part: Any) -> int:
     if part.get("type") in ("input_image", "computer_screenshot"):
         return PER_IMAGE_TOKENS
     if part.get("type") == "input_file":
-        data = part.get("file_data")
-        is_text = isinstance(data, str) and data.startswith(("data:text/", "data:application/json"))
-        return PER_FILE_TOKENS + (len(data) // BASE64_CHARACTERS_PER_TOKEN if is_text and isinstance(data, str) else 0)
+        return PER_FILE_TOKENS + _characters_of_text_file(part.get("file_data")) // BASE64_CHARACTERS_PER_TOKEN
     return 0
+
+
+def _characters_of_text_file(data: Any) -> int:
+    """Of its data URI. 0 for a file that is no text."""
+    if not isinstance(data, str):
+        return 0
+    reference = reference_of(data)
+    begins, length = (data, len(data)) if reference is None else (reference.before_data, reference.inline_length)
+    return length if begins.startswith(_TEXT_FILES) else 0
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:

@@ -3,6 +3,9 @@
 Later events do not change the result, except that deleted content can be blanked.
 """
 
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -22,6 +25,7 @@ from context.conversation_settings import (
 from context.deleted_content import deleted_items
 from context.forks import fork_of, lineage
 from context.history_forwards import path
+from context.inlined_contents import names_contents, with_contents, without_references
 from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
 from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
@@ -30,10 +34,13 @@ from context.summary_changes import PAGE_CHANGES
 from context.tokens import count_off_loop
 from context.transcripts.rendered import rendered_transcript
 from context.withdrawn_summaries import is_withdrawn
+from domain.errors import ContentGone, ContentsTooLarge
 from domain.events import ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
 from domain.items import Item, emptied
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
+
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
@@ -67,17 +74,23 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 
 
 async def rerender(
-    reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts, *, with_deleted: bool = True
+    reader: Reader,
+    conversation_id: str,
+    requested: Recorded,
+    counts: ItemCounts,
+    *,
+    with_deleted: bool = True,
+    turn: Turn = nullcontext,
 ) -> Rerendered:
-    """Raises psycopg.Error, UnreadableEvent and LogMoved.
+    """Raises psycopg.Error, UnreadableEvent and LogMoved, and what `turn` raises.
 
-    Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
+    `turn`: waits until the contents of the request may be read, which need up to 50 MB of memory. Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
     """
     request = requested.event
     assert isinstance(request, ReplyRequested)
     shown = request.shown
     if renders_transcripts(shown.renderer):
-        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted)
+        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted, turn=turn)
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
     compacted: Recorded | None = None
     cache_key = conversation_id
@@ -127,8 +140,8 @@ async def rerender(
     )
     is_complete = not (deleted or summary_is_blanked)
     return Rerendered(
-        body=body,
-        matches=request_sha256(body) == shown.request_sha256 if is_complete else None,
+        body=without_references(body),
+        matches=await _matches(reader, body, shown, turn) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -146,7 +159,7 @@ async def rerender(
 
 
 async def _rerender_transcript(
-    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool
+    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool, turn: Turn
 ) -> Rerendered:
     messages = await rendered_transcript(reader, requested, with_deleted=with_deleted)
     body = render_transcript(
@@ -159,8 +172,8 @@ async def _rerender_transcript(
     tokens = await counts.of([(stored.item_id, stored.item) for stored in items], request.shown.encoding)
     is_complete = not any(each.is_blanked for each in messages)
     return Rerendered(
-        body=body,
-        matches=request_sha256(body) == request.shown.request_sha256 if is_complete else None,
+        body=without_references(body),
+        matches=await _matches(reader, body, request.shown, turn) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -174,6 +187,18 @@ async def _rerender_transcript(
         summary=None,
         summary_tokens=0,
     )
+
+
+async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Turn) -> bool:
+    """Contents are put back first. False if they are gone."""
+    if not names_contents(body):
+        return request_sha256(body) == shown.request_sha256
+    async with turn():
+        try:
+            inlined = await with_contents(reader, body)
+            return await asyncio.to_thread(request_sha256, inlined) == shown.request_sha256
+        except (ContentsTooLarge, ContentGone):
+            return False
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:

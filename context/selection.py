@@ -18,7 +18,8 @@ from itertools import accumulate, groupby
 from msgspec import Struct
 
 from context.rendering.orphans import pairs
-from domain.errors import ContextTooLong
+from domain.content_references import inline_length
+from domain.errors import ContentsTooLarge, ContextTooLong
 from domain.events import LeftOut
 from domain.items import PLAIN_FORMS, Item, in_full, type_of
 
@@ -102,11 +103,15 @@ def begins_turn(item: Item) -> bool:
 
 
 def select(
-    context_input: ContextInput, budget: int, unsendable: Unsendable, stable: StableWindow | None = None
+    context_input: ContextInput,
+    budget: int,
+    unsendable: Unsendable,
+    stable: StableWindow | None = None,
+    max_content_length: int | None = None,
 ) -> Selection:
-    """Selects the newest whole turns that fit in `budget`.
+    """Selects the newest whole turns that fit in `budget`, and whose images and files have at most `max_content_length` characters.
 
-    Raises ContextTooLong if the newest turn and the pinned items do not fit.
+    Raises ContextTooLong if the newest turn and the pinned items do not fit in the budget, and ContentsTooLarge.
     """
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     others = _others(everything)
@@ -122,6 +127,8 @@ def select(
     start = len(context_input.pins)
     tokens = total - sum(sizes[:start])  # what is sent if the window starts at `start`
     starts = _window_starts(context_input, everything, calls, always_sent)
+    if max_content_length is not None and (contents := _content_lengths(others, unsent)):
+        starts = _within(max_content_length, contents, always_sent, starts)
     limited = (
         ((start, budget) for start in starts) if stable is None else _limited(context_input, starts, budget, stable)
     )
@@ -136,6 +143,26 @@ def select(
                 return selection
     # If the window can start nowhere, `path` alone is larger than the budget.
     raise ContextTooLong(max(tokens, budget + 1), budget)
+
+
+def _content_lengths(others: Sequence[tuple[int, Item]], unsent: Collection[int]) -> dict[int, int]:
+    lengths = ((index, inline_length(item)) for index, item in others if index not in unsent)
+    return {index: length for index, length in lengths if length}
+
+
+def _within(
+    max_content_length: int, contents: Mapping[int, int], always_sent: Collection[int], starts: Iterable[int]
+) -> Iterator[int]:
+    """The starts of windows whose contents are not too long. Raises ContentsTooLarge if all windows have too many."""
+    is_found: bool | None = None
+    for start in starts:
+        is_found = is_found or False
+        sent = (length for index, length in contents.items() if index >= start or index in always_sent)
+        if sum(sent) <= max_content_length:
+            is_found = True
+            yield start
+    if is_found is False:
+        raise ContentsTooLarge(max_content_length)
 
 
 def _limited(

@@ -7,6 +7,7 @@ Refused
 │   ├── ResponseNotFound       (or deleted)
 │   ├── CompletionNotFound     (or not stored, or deleted)
 │   ├── FeedbackNotFound
+│   ├── FileNotFound           (or deleted, expired, or not visible to the caller)
 │   └── ShareNotFound
 ├── Conflict
 │   ├── ConversationIsEnded
@@ -28,7 +29,9 @@ Refused
 │   └── TooManyShares
 ├── NotAllowed                 (by the caller's role in the conversation)
 ├── SharedWithOwner
-└── ContextTooLong
+├── ContextTooLong
+├── ContentsTooLarge           (images and files for one request to a provider)
+└── ContentGone                (an image or file was deleted meanwhile)
 
 ReplyLost                      (the event store was restored while the reply ran)
 ModelFailed                    (the provider did not answer as it should)
@@ -72,6 +75,11 @@ class FeedbackNotFound(NotFound):
 
     def __init__(self, target: str) -> None:
         super().__init__(f"You have given no feedback to {target}.")
+
+
+class FileNotFound(NotFound):
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"There is no file {file_id}.")
 
 
 class ShareNotFound(NotFound):
@@ -240,6 +248,20 @@ class SharedWithOwner(Refused):
         super().__init__(
             f"Conversation {conversation_id} cannot be shared with its owner, who may do everything already."
         )
+
+
+class ContentsTooLarge(Refused):
+    code = "request_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The images and files for the model have more than {limit} bytes together, as base64.")
+
+
+class ContentGone(Refused):
+    code = "file_not_found"
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"The file {file_id} was deleted meanwhile.")
 
 
 class ContextTooLong(Refused):

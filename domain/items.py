@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from domain.content_references import for_clients
+
 Item = dict[str, Any]
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -164,7 +166,8 @@ def as_output(item_id: str, stored: bytes) -> bytes:
 
 
 def output_item(item_id: str, item: Item) -> Item:
-    """An item for clients, with our id. A message's content becomes parts."""
+    """An item for clients, with our id. A message's content becomes parts. A `file_id` names images and files."""
+    item = for_clients(item)
     item_type = type_of(item)
     output: Item = {"id": "", "type": item_type, **item}
     output["id"] = item_id

@@ -11,13 +11,18 @@ CONVERSATION = "conv"
 RESPONSE = "resp"
 COMPLETION = "chatcmpl"
 KEY = "key"
-_FORM = re.compile(r"[a-z]{1,12}_[0-9a-f]{32}")
+FILE = "file"
+_FORM = re.compile(rf"(?:[a-z]{{1,12}}_|{FILE}-)[0-9a-f]{{32}}")
 _REPLY_FORM = re.compile(rf"(?:{RESPONSE}_|{COMPLETION}-)([0-9a-f]{{32}})")
 
 
 def mint(prefix: str) -> str:
     """A new id, such as `conv_0192…`."""
     return f"{prefix}_{uuid_utils.uuid7().hex}"
+
+
+def mint_file() -> str:
+    return f"{FILE}-{uuid_utils.uuid7().hex}"
 
 
 def mint_in_partition_of(existing_id: str) -> str:
@@ -32,7 +37,12 @@ def mint_uuid() -> UUID:
 
 
 def is_id(text: str, prefix: str | None = None) -> bool:
-    return _FORM.fullmatch(text) is not None and (prefix is None or text.startswith(f"{prefix}_"))
+    return _FORM.fullmatch(text) is not None and (prefix is None or text.startswith(beginning(prefix)))
+
+
+def beginning(prefix: str) -> str:
+    """What ids of this kind begin with."""
+    return f"{prefix}-" if prefix == FILE else f"{prefix}_"
 
 
 def completion_id(response_id: str) -> str:
@@ -48,7 +58,7 @@ def response_id_of(text: str) -> str | None:
 @lru_cache(16_384)
 def uuid_of(text: str) -> UUID:
     """Cached, because one request asks for the same id several times."""
-    return UUID(hex=text.rpartition("_")[2])
+    return UUID(hex=text[-32:])
 
 
 def conversation_id(uuid: UUID) -> str:

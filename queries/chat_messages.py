@@ -13,6 +13,7 @@ from context.rendering import renders_transcripts
 from context.stored_items import stored_item
 from context.transcripts.chat_messages import Json, messages_of
 from context.transcripts.rendered import RenderedMessage, rendered_transcript
+from domain.content_references import for_clients
 from domain.errors import CompletionNotFound
 from domain.events import ReplyRequested
 from infrastructure.event_log.recorded import Recorded
@@ -107,6 +108,7 @@ def _is_deleted(message: RenderedMessage) -> bool:
 
 
 def _entry(message_id: str, message: Json) -> bytes:
+    message = for_clients(message)
     content = message.get("content")
     parts = content if isinstance(content, list) else None
     text = (

@@ -16,6 +16,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from domain.content_references import MARK, for_clients
 from domain.events import ConversationDescribed, Event
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
@@ -39,6 +40,7 @@ _CHUNK_EVENTS = 100
 _CHUNK_BYTES = 1024 * 1024
 """In bytes of decompressed events."""
 
+_MARK = MARK.encode()
 _HASHES = frozenset({"request_sha256", "sha256", "settings", "summary"})
 """Fields that hold a hash if they hold bytes."""
 
@@ -226,6 +228,8 @@ def _plain(value: Any) -> Any:
     match value:
         case Struct():
             return _fields(value)
+        case bytes() if _MARK in value:
+            return for_clients(msgspec.json.decode(value))
         case bytes():
             return msgspec.Raw(value)
         case tuple():

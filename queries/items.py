@@ -18,6 +18,7 @@ from projections.views.writes import Document
 from queries.blanking import blanked_item_json
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
+from queries.included_images import INCLUDED, include_images, with_images
 from queries.inherited_items import is_inherited, read_with_origins, retracted_in_forks
 from queries.item_additions import ADDED_FROM, additions, retracted_then, unretracted_at, with_added
 from queries.item_paths import Bounds, PathQuery, bounds_of, filters, path_to_read, places_in_view
@@ -57,6 +58,7 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
     path = await path_to_read(context, read, query)
     bounds = await bounds_of(context, read, path, query, known_places)
     page = await _page(context, read, path, query, bounds)
+    await include_images(context, page, query.include)
     if not page.is_full:
         await context.dependencies.consistency.check_not_deleted(read)
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
@@ -171,7 +173,7 @@ def _blank(page: Page, deleted: Collection[str]) -> None:
     answer=Item,
     answer_headers=CONVERSATION_HEADERS,
 )
-async def get_item(context: QueryContext, conversation_id: str, item_id: str, _: IncludeQuery) -> Response:
+async def get_item(context: QueryContext, conversation_id: str, item_id: str, query: IncludeQuery) -> Response:
     """The item. 404 when it is deleted, or when the conversation neither has nor inherits it."""
     read = await read_with_origins(context, conversation_id, "items")
     fields = ("id", "retracted_version", "item", "copy_of", *ADDED_FROM)
@@ -186,6 +188,8 @@ async def get_item(context: QueryContext, conversation_id: str, item_id: str, _:
         raise ItemNotFound(item_id)
     [added] = await additions(context, read, [document], read.version)
     body = with_added(document["item"].encode(), added)
+    if INCLUDED.intersection(query.include or ()):
+        body = await with_images(context, body)
     return shapes.json_response(body, headers={**read.headers, **(NO_STORE if elsewhere or read.forks else {})})
 
 

@@ -13,6 +13,7 @@ from context.learnt_models import LearntModels
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.access.key_store import KeyStore
+from infrastructure.contents.file_store import FileStore
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when_reachable
 from infrastructure.http.app import health_router, make_app
@@ -38,6 +39,7 @@ from queries import (
     conversations,
     events,
     feedback,
+    files,
     health,
     items,
     keys,
@@ -77,6 +79,7 @@ RESOURCES = (
     chat_messages,
     models,
     feedback,
+    files,
     search,
     usage,
     keys,
@@ -145,6 +148,7 @@ async def open_dependencies(
             write_pool=write_pool,
             fork_origins=ForkOrigins(),
             api_keys=KeyStore(pool),
+            files=FileStore(pool),
             stream_log=stream_log,
             event_streams=EventStreams(stream_log, watch, pages, events.events_json, shutdown),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),

@@ -36,7 +36,7 @@ class IncludeQuery(QueryParameters):
     include: list[str] | None = Field(
         None,
         alias="include[]",
-        description="Accepted for compatibility with the OpenAI API. Every answer is complete without it.",
+        description="`message.input_image.image_url`: items have the data of their images too. Other values are accepted for compatibility with the OpenAI API.",
     )
 
 

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 from context.last_shown import with_last_shown
+from context.readable_files import FoundFile, files_in_items
 from domain.errors import ConversationNotFound
 from domain.events import ReplyDeleted
 from infrastructure.access.principal import Principal
+from infrastructure.contents.file_store import FileStore
 from infrastructure.event_log.conversation_reader import MAX_PAGE_BYTES
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.event_log.recorded import Recorded
@@ -86,6 +88,9 @@ class PrincipalLog:
         """The events of these items or responses with version <= `until`, ascending."""
         return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
+    async def content_row(self, sha256: bytes, number: int) -> bytes | None:
+        return await self._look_up(lambda reader: reader.content_row(sha256, number))
+
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
         return await self._look_up(lambda reader: reader.head_moved(conversation_id, until=until))
 
@@ -98,6 +103,11 @@ class PrincipalLog:
         ConversationReader.
         """
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
+
+    async def file_in_items(self, store: FileStore, file_id: str) -> FoundFile | None:
+        """A file that an item names which the caller may read."""
+        found = await self._look_up(lambda reader: files_in_items(reader, store, [file_id]))
+        return found.get(file_id)
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """The events after position `after` that delete or restore content."""

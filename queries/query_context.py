@@ -13,6 +13,7 @@ from context.models import Models
 from domain.events import Fork
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal
+from infrastructure.contents.file_store import FileStore
 from infrastructure.http.connections import Connections
 from infrastructure.http.headers import etag, is_unmodified
 from infrastructure.stores.mongodb import Database
@@ -71,6 +72,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     consistency: Consistency
     fork_origins: ForkOrigins
     api_keys: KeyStore
+    files: FileStore
     view_reports: ViewReports
     event_streams: EventStreams
     reply_streams: ReplyStreams

@@ -40,8 +40,9 @@ def query_route(
     scope: Scope = "read",
     headers: Mapping[str, str] | None = None,
     parameters: tuple[dict[str, Any], ...] = (),
-    answer: type,
+    answer: type | None,
     events: type | None = None,
+    has_ranges: bool = False,
     answer_headers: tuple[str, ...] = ("X-Consistency",),
     errors: tuple[int, ...] = (),
 ) -> Callable[[Handler], Handler]:
@@ -79,6 +80,7 @@ def query_route(
             ),
             answer=answer,
             events=events,
+            has_ranges=has_ranges,
             answer_headers=answer_headers,
             may_be_unmodified=has_tag,
             errors=tuple(sorted({*ERRORS, *((404,) if names else ()), *errors})),

@@ -20,6 +20,7 @@ from infrastructure.ids import minted_seconds
 from projections.views.writes import Document
 from queries.consistency import Read, may_see_unverified
 from queries.deleted_copies import deleted_input, input_ids
+from queries.included_images import include_images
 from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.paging import IncludeQuery, PageQuery, page_of
 from queries.query_context import QueryContext
@@ -107,6 +108,7 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
     items = [item.encode() for item in document["input"]]
     page = page_of(items, input_ids(document), query, "an input item of this response", left_out=deleted)
     page.has_copies = bool(document.get("copies"))
+    await include_images(context, page, query.include)
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 

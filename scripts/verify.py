@@ -25,6 +25,7 @@ from projections.views.catalog import ALL_VIEWS, USAGE
 from projections.views.view_position import view_statuses
 from scripts.progress import Report, progress
 from scripts.stores import DEFAULT_DATA, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
+from scripts.verification.contents import Contents
 from scripts.verification.differences import Difference
 from scripts.verification.snapshots import Snapshots
 from scripts.verification.streams import Streams
@@ -71,7 +72,7 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
     for difference in await _behind(stores, verified.position, wait):
         verified.add(difference)
     streams = Streams(stores.pool, only)
-    tables = Tables(stores.pool, only)
+    tables, contents = Tables(stores.pool, only), Contents(stores.pool)
     views, snapshots = Views(stores.database), Snapshots(stores.redis, stores.reader)
     totals = await views.totals() if only is None else None
     while True:
@@ -85,12 +86,15 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
                 for difference in stream.differences:
                     verified.add(difference)
             await verified.add_all(tables.compare(page))
+            await verified.add_all(contents.compare(page))
             await verified.add_all(views.compare(page, at))
             await verified.add_all(snapshots.compare(page, at))
         verified.conversations += len(page)
         report(min(verified.events, verified.position), verified.position)
     await verified.add_all(tables.behind())
     await verified.add_all(tables.not_in_log())
+    if only is None:
+        await verified.add_all(contents.not_named_or_changed())
     if totals is not None:
         for difference in totals.differences():
             verified.add(difference)
@@ -98,7 +102,7 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
             await verified.add_all(views.not_in_log(at, stores.reader))
         await verified.add_all(snapshots.not_in_log())
     verified.documents = views.documents | ({} if totals is None else {USAGE: totals.count})
-    verified.tables = tables.compared
+    verified.tables = tables.compared | contents.compared
     verified.snapshots, verified.snapshots_absent = snapshots.compared, snapshots.absent
     return verified
 

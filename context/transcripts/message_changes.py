@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from domain.content_references import reference_of, slot_of
+
 Json = dict[str, Any]
 _Operation = Json | None
 """None: the value stays as it is."""
@@ -47,6 +49,8 @@ def _between(plain: Any, sent: Any) -> _Operation:
 
 
 def _between_objects(plain: Json, sent: Json) -> _Operation:
+    if _names_another_content(plain, sent):
+        return {"is": sent}  # in one piece, so that `domain/named_contents.py` finds the content
     operations = {}
     for name, value in sent.items():
         operation = {"is": value} if name not in plain else _between_fields(plain[name], value)
@@ -54,6 +58,11 @@ def _between_objects(plain: Json, sent: Json) -> _Operation:
             operations[name] = operation
     left_out = [name for name in plain if name not in sent]
     return {"fields": [operations, left_out]} if operations or left_out else None
+
+
+def _names_another_content(plain: Json, sent: Json) -> bool:
+    before, now = slot_of(plain), slot_of(sent)
+    return now is not None and reference_of(now.text) is not None and (before is None or before.text != now.text)
 
 
 def _between_fields(plain: Any, sent: Any) -> _Operation:

@@ -11,7 +11,17 @@ from domain.access import check_allowed
 from domain.commands import AppendItems, CompleteReply, StopReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
-from domain.events import REPLY_ENDS, ConversationDeleted, Event, ItemAppended, PathBranch, ReplyQueued, ReplyRequested
+from domain.events import (
+    REPLY_ENDS,
+    ConversationDeleted,
+    ConversationStarted,
+    Event,
+    ItemAppended,
+    PathBranch,
+    ReplyQueued,
+    ReplyRequested,
+)
+from domain.named_contents import named_contents
 from infrastructure.event_log.append_request import AppendRequest, StreamName, VersionMismatch, independent_of
 from infrastructure.event_log.batch_keys import BatchKeys
 from infrastructure.event_log.batch_plan import AppendOutcome, BatchPlan
@@ -21,7 +31,7 @@ from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
 from infrastructure.event_log.stream_loader import BatchStreams, StreamsLost, read_on
 from infrastructure.event_log.streams import Stream, StreamCache
-from infrastructure.event_log.write import PrefixRow, Write
+from infrastructure.event_log.write import ContentRef, PrefixRow, Write
 from infrastructure.ids import uuid_of
 
 _REPLY_STARTS = frozenset({ReplyQueued.topic, ReplyRequested.topic})
@@ -54,6 +64,8 @@ class BatchDecider:
         """The streams that the batch changes."""
         self._rows: list[Row] = []
         self._prefixes: list[PrefixRow] = []
+        self._content_refs: list[ContentRef] = []
+        self._forks: list[tuple[int, UUID]] = []
         self._last_rows: dict[StreamName, int] = {}
         self._touched: set[tuple[StreamName, str]] = set()
         """(stream, row key) of each item, response or feedback that the rules need. `_items` has the state of those that exist."""
@@ -176,6 +188,16 @@ class BatchDecider:
         # Last, so that a command that fails adds no rows.
         if isinstance(request.command, _WITH_PREFIXES) and request.command.prefixes:
             self._prefixes += _prefix_rows(request.command, events, len(self._rows) + 1, state)
+        self._content_refs += [
+            ContentRef(row, named)
+            for row, event in enumerate(events, len(self._rows) + 1)
+            for named in named_contents(event)
+        ]
+        self._forks += [
+            (row, uuid_of(event.forked_from.conversation_id))
+            for row, event in enumerate(events, len(self._rows) + 1)
+            if isinstance(event, ConversationStarted) and event.forked_from is not None
+        ]
         self._rows += rows
         self._last_rows[name] = len(self._rows) - 1
         self._after[name] = Stream(state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0)
@@ -204,6 +226,8 @@ class BatchDecider:
             idempotency=[outcome.idempotency_record() for outcome in outcomes if outcome.stores_key],
             keys_valid_since=self._keys_valid_since,
             prefixes=self._prefixes,
+            content_refs=self._content_refs,
+            forks=self._forks,
         )
         return BatchPlan(outcomes, write, self._after, self._last_rows, races)
 

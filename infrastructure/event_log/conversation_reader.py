@@ -81,6 +81,7 @@ _DELETED_ITEMS = sql.SQL(
     " SELECT item_id FROM named WHERE CASE WHEN belongs THEN retracted OR originator_id IN (SELECT originator_id FROM deleted)"
     " ELSE retracted AND originator_id = ANY(%s) END"
 )
+_CONTENT_ROW = sql.SQL("SELECT bytes FROM content_rows WHERE tenant_id = %s AND sha256 = %s AND number = %s")
 
 
 class ConversationReader(LogRows):
@@ -156,6 +157,11 @@ class ConversationReader(LogRows):
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Events with one of these ids as row key, ascending."""
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
+
+    async def content_row(self, sha256: bytes, number: int) -> bytes | None:
+        """A row of the content with this hash. Does not check who may read it."""
+        rows = await self._rows(_CONTENT_ROW, (self.tenant, sha256, number))
+        return rows[0][0] if rows else None
 
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
         """The last HeadMoved with version <= `until`."""

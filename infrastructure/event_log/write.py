@@ -1,4 +1,4 @@
-"""What one append transaction writes, as parameters of the SQL function `append_at_once`."""
+"""What one append transaction writes, as parameters of the SQL function `append_at_once` (migrations/0027, which calls the version of 0022)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,9 @@ from msgspec import Struct
 
 from domain.commands import Prefix
 from domain.events import PathBranch
+from domain.named_contents import NamedContent
 from infrastructure.event_log.rows import Row, StreamEnd
+from infrastructure.ids import uuid_of
 
 
 class IdempotencyRecord(Struct, frozen=True, gc=False):
@@ -31,6 +33,13 @@ class PrefixRow(Struct, frozen=True, gc=False):
     prefix: Prefix
 
 
+class ContentRef(Struct, frozen=True, gc=False):
+    """`row`: of the event that names the content, from 1."""
+
+    row: int
+    named: NamedContent
+
+
 class Write(Struct, frozen=True):
     """The rows of one transaction, and what it changes in other tables. Row numbers count from 1.
 
@@ -38,6 +47,7 @@ class Write(Struct, frozen=True):
     started_replies   (row number, response id) of replies that are started or queued. `ended_replies` has the same form
     owner             the process that runs the started replies
     deleted_streams   conversations that these rows delete. Their replies end too
+    forks             (row number of the fork's start, the conversation that it was forked from)
     keys_valid_since  a key stored before this time has expired and is replaced
     """
 
@@ -50,6 +60,8 @@ class Write(Struct, frozen=True):
     idempotency: Sequence[IdempotencyRecord] = ()
     keys_valid_since: datetime = datetime(2000, 1, 1, tzinfo=UTC)
     prefixes: Sequence[PrefixRow] = ()
+    content_refs: Sequence[ContentRef] = ()
+    forks: Sequence[tuple[int, UUID]] = ()
 
 
 PARAMETER_TYPES = (
@@ -59,11 +71,13 @@ PARAMETER_TYPES = (
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
     *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
     *("bigint[]", "text[]", "text[]"),  # their paths
+    *("integer[]", "text[]", "text[]", "uuid[]", "bytea[]", "bigint[]", "text[]", "text[]"),  # what names contents
+    *("integer[]", "uuid[]"),  # forks
 )
 
 
 def parameters(write: Write) -> list[Any]:
-    """Empty arrays for replies, keys and prefixes are sent as NULL."""
+    """Empty arrays for replies, keys, prefixes and contents are sent as NULL."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_ends),
@@ -82,10 +96,14 @@ def parameters(write: Write) -> list[Any]:
         [record.answer for record in records] or None,
         write.keys_valid_since,
         *(_prefix_parameters(write.prefixes) if write.prefixes else _NO_PREFIXES),
+        *(_ref_parameters(write.content_refs) if write.content_refs else _NO_REFS),
+        [row for row, _ in write.forks] or None,
+        [origin for _, origin in write.forks] or None,
     ]
 
 
 _NO_PREFIXES = (None,) * 10
+_NO_REFS = (None,) * 8
 
 
 def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
@@ -101,6 +119,20 @@ def _prefix_parameters(rows: Sequence[PrefixRow]) -> list[Any]:
         [row.branch for row in rows],
         [_array([left.branch for left in row.leaves]) for row in rows],
         [_array([left.last_depth for left in row.leaves]) for row in rows],
+    ]
+
+
+def _ref_parameters(refs: Sequence[ContentRef]) -> list[Any]:
+    references = [ref.named.reference for ref in refs]
+    return [
+        [ref.row for ref in refs],
+        [ref.named.item_id for ref in refs],
+        [ref.named.copy_of for ref in refs],
+        [uuid_of(reference.file_id) for reference in references],
+        [reference.sha256 for reference in references],
+        [reference.size for reference in references],
+        [reference.label for reference in references],
+        [ref.named.filename for ref in refs],
     ]
 
 

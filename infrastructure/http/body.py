@@ -5,6 +5,7 @@ Content types other than JSON are refused, because a web page could send some of
 
 import json
 import re
+import tempfile
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
+from infrastructure.contents.staged_content import no_space
 from infrastructure.http.errors import ApiError, invalid
 
 MAX_BODY_BYTES = 1_500_000
@@ -20,8 +22,11 @@ MAX_BODY_BYTES = 1_500_000
 MAX_ITEMS_BODY_BYTES = 8 * 1024 * 1024
 """For a body with items, and for one line of an import."""
 
-MAX_READ_BYTES = 32 * 1024 * 1024
-"""At most this much of a body that is too large is read."""
+MAX_READ_BYTES = 48 * 1024 * 1024
+"""The largest body with images and files. At most this much of a body that is too large is read."""
+
+LARGE_BODY_BYTES = 8 * 1024 * 1024
+"""A larger body waits on disk, until it is its turn to be parsed."""
 
 MAX_DEPTH = 64
 """Levels of values, counted from 1 for the body."""
@@ -50,24 +55,67 @@ def check_content_type(headers: Headers, *, lines: bool = False) -> None:
     raise ApiError(415, message, code="unsupported_media_type", param="Content-Type")
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+class LargeBody:
+    """A body of more than LARGE_BODY_BYTES. Close it."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Raises NoSpace."""
+        with no_space():
+            self._file.write(chunk)
+        self.size += len(chunk)
+
+    def read(self) -> bytes:
+        with no_space():
+            self._file.seek(0)
+        return self._file.read()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes | LargeBody:
     """Raises ApiError: 413 if the body is too large, 400 if the client disconnects."""
     chunks: list[bytes] = []
     size = 0
+    large: LargeBody | None = None
     try:
         async for chunk in request.stream():
             size += len(chunk)
             # Many clients read the answer only after they have sent the whole body.
             if size > MAX_READ_BYTES:
                 break
-            if size <= max_bytes:
+            if size > max_bytes:
+                continue
+            if large is None and size > LARGE_BODY_BYTES:
+                large = LargeBody()
+                for earlier in chunks:
+                    large.write(earlier)
+                chunks.clear()
+            if large is None:
                 chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise ApiError(400, "The client disconnected before its request was complete.", code="client_closed") from error
-    if size > max_bytes:
-        message = f"The body is larger than {max_bytes} bytes."
-        raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+            else:
+                large.write(chunk)
+        if size > max_bytes:
+            raise too_large(max_bytes)
+    except BaseException as error:
+        if large is not None:
+            large.close()
+        if isinstance(error, ClientDisconnect):
+            message = "The client disconnected before its request was complete."
+            raise ApiError(400, message, code="client_closed") from error
+        raise
+    if large is not None:
+        return large
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def too_large(max_bytes: int) -> ApiError:
+    message = f"The body is larger than {max_bytes} bytes."
+    return ApiError(413, message, code="request_too_large", headers={"connection": "close"})
 
 
 def validate_body(model: type[Model], body: bytes) -> Model:

@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import structlog
-from eventsourcing.persistence import PersistenceError
+from eventsourcing.persistence import IntegrityError, PersistenceError
 from msgspec import UNSET, Struct, UnsetType, json, to_builtins
 from psycopg import Error as PostgresError
+from psycopg.errors import DiskFull, ForeignKeyViolation
 from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +24,8 @@ from starlette.responses import Response
 
 from domain.errors import (
     Conflict,
+    ContentGone,
+    ContentsTooLarge,
     ContextTooLong,
     ConversationLocked,
     HistoryLost,
@@ -36,6 +39,7 @@ from domain.errors import (
     TooManyQueued,
 )
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, InvalidSubject, NotPermitted
+from infrastructure.contents.staged_content import NoSpace
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.limits.refusals import OverLimit
@@ -51,6 +55,7 @@ _TYPES = {
     412: "precondition_failed",
     413: "invalid_request_error",
     415: "invalid_request_error",
+    416: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
@@ -162,6 +167,13 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(403, str(error), code=error.code, param="with")
         case ContextTooLong():
             return ApiError(400, str(error), code=error.code, param="input")
+        case ContentsTooLarge():
+            return ApiError(413, str(error), code=error.code, param="input")
+        case ContentGone():
+            return ApiError(409, str(error), code=error.code)
+        case IntegrityError(__cause__=ForeignKeyViolation()) | ForeignKeyViolation():
+            # Only `content_refs` has a foreign key that a request can break.
+            return ApiError(409, "A file was deleted meanwhile.", code="file_not_found")
         case Refused():
             return ApiError(400, str(error), code=error.code)
         case VersionMismatch():
@@ -175,6 +187,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case LogUnavailable(outcome_unknown=True):
             message = "The event store has not confirmed it. Outcome unknown: GET the conversation before retrying."
             return ApiError(503, message, code="event_store_timeout", retry=False)
+        case NoSpace() | DiskFull():
+            return ApiError(503, "The store has no space for it.", code="no_space")
         case LogUnavailable() | PersistenceError() | PostgresError() | PoolTimeout():
             return ApiError(503, "The event store is unavailable.", code="event_store_unavailable")
         case UnreadableEvent():

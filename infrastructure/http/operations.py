@@ -15,6 +15,7 @@ from infrastructure.http.path_ids import id_pattern
 
 JSON: Final = "application/json"
 JSON_LINES: Final = "application/x-ndjson"
+OCTETS: Final = "application/octet-stream"
 EVENT_STREAM: Final = "text/event-stream"
 _SCHEMA: Final = "#/components/schemas/"
 
@@ -34,7 +35,11 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
         "The conversation does not have a version that `If-Match` names. The `ETag` has the current one.",
     ),
     413: ("ContentTooLarge", "The body, or an item, is too large."),
-    415: ("UnsupportedMediaType", "The `Content-Type` of the body is not that of JSON."),
+    415: (
+        "UnsupportedMediaType",
+        "The `Content-Type` of the body is not that of JSON, or of a form where one is sent.",
+    ),
+    416: ("RangeNotSatisfiable", "The file has no byte of the `Range`."),
     422: ("KeyReused", "The `Idempotency-Key` was used for another request."),
     429: ("TooManyRequests", "A limit is reached. `Retry-After` says when to try again."),
     500: ("ServerError", "An error of the store. The log lines with the answer's `x-request-id` describe it."),
@@ -52,6 +57,9 @@ HEADERS: Final[Mapping[str, str]] = {
     "X-Conversation-Id": "The conversation in which the request and its answer are stored.",
     "X-Response-Id": "The id that the answer has as a Response.",
     "X-Context-Left-Out": "How many items of the conversation the model was not shown, because they did not fit in the budget. Absent if there are none.",
+    "Accept-Ranges": "`bytes`: the request may have a `Range`.",
+    "Content-Disposition": "The file's name.",
+    "Content-Range": "Which bytes of the file the answer has.",
     "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
     "WWW-Authenticate": "How to authenticate: with a bearer token. `error` says that the one that was sent is not valid.",
@@ -86,6 +94,8 @@ _REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
     "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255},
     "X-Min-Position": _POSITION,
     "Last-Event-ID": _POSITION,
+    "Range": {"type": "string", "pattern": "^bytes="},
+    "If-Range": {"type": "string", "minLength": 1},
     "X-Conversation-Id": {"type": "string", "minLength": 1, "maxLength": 256},
 }
 """The schemas of the headers that requests may have."""
@@ -93,6 +103,7 @@ _REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
     401: ("WWW-Authenticate",),
     412: ("ETag",),
+    416: ("Content-Range",),
     429: ("Retry-After",),
     502: ("Retry-After",),
     503: ("Retry-After",),
@@ -105,6 +116,8 @@ class Operation(Struct, frozen=True, kw_only=True):
 
     answer: type | None = None
     events: type | None = None
+    has_ranges: bool = False
+    """The answer is a file, or a part of one."""
     answer_headers: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
     parameters: tuple[Schema, ...] = ()
@@ -139,11 +152,14 @@ class Operation(Struct, frozen=True, kw_only=True):
         if self.events is not None:
             content[EVENT_STREAM] = {"itemSchema": _server_sent_event(self.events)}
         headers = {name: _header_reference(name) for name in ("X-Request-ID", *LIMIT_HEADERS, *self.answer_headers)}
-        responses = {
+        responses: Schema = {
             "200": {"description": "Success", "headers": headers, "content": content},
             **{str(status): {"$ref": f"#/components/responses/{ERRORS[status][0]}"} for status in self.errors},
             **{str(status): _error(status, body) for status, body in self.error_bodies.items()},
         }
+        if self.has_ranges:
+            content[OCTETS] = {"schema": {"type": "string", "format": "binary"}}
+            responses["206"] = {**responses["200"], "description": "The bytes of the `Range`."}
         if self.may_be_unmodified:
             headers = {name: _header_reference(name) for name in ("X-Request-ID", *LIMIT_HEADERS, "ETag")}
             responses["304"] = {"description": "The client has the answer already.", "headers": headers, "content": {}}

@@ -8,9 +8,9 @@ from starlette.requests import Request
 
 from infrastructure.http.errors import ApiError
 from infrastructure.http.served_paths import template_of
-from infrastructure.ids import CONVERSATION, KEY, is_id, response_id_of
+from infrastructure.ids import CONVERSATION, FILE, KEY, beginning, is_id, response_id_of
 
-_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY}
+_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY, "file_id": FILE}
 """None: an item's prefix depends on its type."""
 
 _REPLIES = {"response_id": "resp_", "completion_id": "chatcmpl-"}
@@ -29,7 +29,7 @@ def id_pattern(name: str) -> str | None:
     """A regular expression; None if any text is allowed."""
     if name in _REPLIES:
         return f"^({'|'.join(_REPLIES.values())})[0-9a-f]{{32}}$"
-    return None if name in _NAMES else f"^{_PREFIXES[name] or '[a-z]{1,12}'}_[0-9a-f]{{32}}$"
+    return None if name in _NAMES else f"^{beginning(_PREFIXES[name] or '[a-z]{1,12}')}[0-9a-f]{{32}}$"
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
@@ -63,7 +63,7 @@ def check_reply_id(text: str, param: str) -> str:
 def check_id(text: str, prefix: str | None, param: str) -> str:
     """Raises ApiError (400) if the id is malformed."""
     if not is_id(text, prefix):
-        raise _malformed(param, f"{prefix or 'msg'}_")
+        raise _malformed(param, beginning(prefix or "msg"))
     return text
 
 

@@ -51,6 +51,9 @@ SERVED: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "GET POST",
     _COMPLETION: "GET POST DELETE",
     f"{_COMPLETION}/messages": "GET",
+    "/v1/files": "GET POST",
+    "/v1/files/{file_id}": "GET DELETE",
+    "/v1/files/{file_id}/content": "GET",
     "/v1/models": "GET",
     "/v1/models/{model_id:path}": "GET",
     "/v1/import": "POST",
@@ -76,7 +79,6 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "threads": _CONVERSATIONS,
     "assistants": _CONVERSATIONS,
     "metrics": "Each process serves its metrics on a port of their own, `METRICS_PORT`.",
-    "files": "Files will be served by a later version. Send a file inside the input, as `file_data` or `file_url`.",
     **dict.fromkeys(
         [
             "audio",

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from domain.content_references import references
 from domain.items import Item, checked_item, type_of
 from replies.provider.failures import invalid_answer
 from replies.provider.json_text import clean_value
@@ -33,6 +34,8 @@ def storable_item(provider_item: Any) -> Item:
     elif type_of(item) == "custom_tool_call":
         item["input"] = item.get("input") or ""
     encoded_size(checked_item(item))  # raises for a number that cannot be stored
+    if references(item):
+        raise invalid_answer()  # only this store makes references
     return item
 
 

@@ -57,12 +57,16 @@ A reader may continue from a response, in a fork of their own.
 ADMINS = (200, 403, 403, 403, 403, 200)
 """The route needs the scope `admin`. The sender of the other tenant has `admin` there."""
 
+OWN = (404, 404, 404, 404, 200, 200)
+"""What the owner uploaded."""
+
 EVERYBODY = (200, 200, 200, 200, 200, 200)
 
 _CONVERSATION = "/v1/conversations/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 _RESPONSE = "/v1/responses/{response_id}"
 _COMPLETION = "/v1/chat/completions/{completion_id}"
+_FILE = "/v1/files/{file_id}"
 _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 _CHAT_HI: Final = {"role": "user", "content": "hi"}
 
@@ -152,6 +156,13 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", f"{_COMPLETION}/messages"): [Row(statuses=READERS)],
     ("POST", _COMPLETION): [Row(statuses=WRITERS, body={"metadata": {"a": "b"}})],
     ("DELETE", _COMPLETION): [Row(statuses=WRITERS, once=True)],
+    ("GET", "/v1/files"): [Row(statuses=EVERYBODY)],
+    ("POST", "/v1/files"): [
+        Row(statuses=EVERYBODY, other={"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"hi")}}),
+    ],
+    ("GET", _FILE): [Row(statuses=OWN)],
+    ("DELETE", _FILE): [Row(statuses=OWN, once=True)],
+    ("GET", f"{_FILE}/content"): [Row(statuses=OWN)],
     ("GET", "/v1/keys"): [Row(statuses=ADMINS)],
     ("POST", "/v1/keys"): [Row(statuses=ADMINS, body={"subject": "backend", "scopes": ["read"]})],
     ("DELETE", "/v1/keys/{key_id}"): [Row(statuses=(404, 403, 403, 403, 403, 200))],

@@ -75,6 +75,7 @@ class Target(Struct, frozen=True):
     response_id: str
     completion_id: str
     key_id: str
+    file_id: str
 
 
 class MatrixStore:
@@ -136,8 +137,17 @@ class MatrixStore:
         key = await self.send(
             "POST", "/v1/keys", ROLES["admin"], json={"subject": "backend", "scopes": ["read"], "name": self.word()}
         )
+        file = await self.send(
+            "POST",
+            "/v1/files",
+            ROLES["owner"],
+            data={"purpose": "user_data"},
+            files={"file": (self.word(), self.word().encode())},
+        )
         item_id: str = added["data"][-1]["id"]
-        return Target(conversation_id, item_id, response["id"], completion_id(completion), key.json()["id"])
+        return Target(
+            conversation_id, item_id, response["id"], completion_id(completion), key.json()["id"], file.json()["id"]
+        )
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ MODULES = (*commands.main.RESOURCES, *queries.main.RESOURCES)
 STRANGERS = ("other tenant", "other user")
 TARGETS_AT_ONCE = 8
 
-MADE_UP = Target(*(f"{kind}{'0' * 32}" for kind in ("conv_", "msg_", "resp_", "chatcmpl-", "key_")))
+MADE_UP = Target(*(f"{kind}{'0' * 32}" for kind in ("conv_", "msg_", "resp_", "chatcmpl-", "key_", "file-")))
 """A sender who may not see a target must get the same answer as for these ids."""
 
 VARIANTS: dict[str, list[dict[str, str]]] = {

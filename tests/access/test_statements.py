@@ -73,6 +73,12 @@ async def test_each_statement_sent_to_postgres_for_a_request_names_the_tenant(
                 await apis.get(reader, f"/v1/responses/{fork['id']}{suffix}")
             for other in ("/v1/conversations", "/v1/usage", "/v1/projections"):
                 await apis.get(reader, other)
+        sent = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"hi")}}
+        file = (await apis.request(ANN, "POST", "/v1/files", **sent)).json()["id"]
+        for reader in (ANN, BOB, ROOT):
+            for suffix in ("", f"/{file}", f"/{file}/content"):
+                await apis.get(reader, f"/v1/files{suffix}")
+        await apis.request(ANN, "DELETE", f"/v1/files/{file}")
         await apis.request(BOB, "DELETE", f"/v1/responses/{fork['id']}")
         await apis.post(BOB, f"/v1/responses/{reply['id']}/cancel")
     await proxy.cut()

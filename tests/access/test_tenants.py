@@ -24,6 +24,7 @@ from infrastructure.event_log.write import Write
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import make_pool
+from tests.access.made_keys import execute
 from tests.access.tenant_sql import NAMES_TENANT, TENANT_TABLE
 from tests.event_log.appending import append_texts, open_log, request, with_key
 from tests.log import Log
@@ -63,6 +64,11 @@ async def test_a_reader_of_another_tenant_finds_nothing(settings: Settings, writ
         await events.append(request(conversation_id, replace(command, prefixes=(prefix,)), principal=OWN))
 
     prefixes = await reader.of(OWN).prefixes_with([b"hash"])
+    execute(settings.postgres_url, "INSERT INTO contents (tenant_id, sha256, size) VALUES ('default', 'hash', 2)")
+    execute(
+        settings.postgres_url,
+        "INSERT INTO content_rows (tenant_id, sha256, number, bytes) VALUES ('default', 'hash', 0, 'hi')",
+    )
 
     for principal, found in ((OWN, True), (OTHER, False)):
         own = reader.of(principal)
@@ -82,6 +88,7 @@ async def test_a_reader_of_another_tenant_finds_nothing(settings: Settings, writ
                 await of_tenant.deleted_items([retracted_id]),
                 await of_tenant.deletions([conversation_id], after=0),
                 await of_tenant.deleted_responses(conversation_id, [deleted_id]),
+                await of_tenant.content_row(b"hash", 0),
             ]
             assert [bool(answer) for answer in answers] == [found] * len(answers)
         answers = [
@@ -117,6 +124,8 @@ TRIED = [
     "deleted_items",
     "deletions",
     "deleted_responses",
+    "content_row",
+    "given_contents",
     "conversation_of",
     "is_locked",
     "first_answer",
@@ -216,6 +225,8 @@ NOT_OF_ONE_REQUEST = {
     "commands/unfinished_histories.py _UNFINISHED": "finds histories of all tenants whose request was never recorded",
     "infrastructure/access/api_keys.py _CHANGES": "each process reads the keys of all tenants. A request uses a key only with its secret",
     "infrastructure/access/key_store.py _RECORD_USE": "records when keys of all tenants were last used",
+    "infrastructure/contents/collection.py _EXPIRED": "deletes files of all tenants that have expired",
+    "infrastructure/contents/collection.py _UNNAMED": "finds contents of all tenants that nothing names",
     "infrastructure/event_log/feed.py": "projectors read the whole log in commit order; queries read only its positions and hashes",
     "infrastructure/event_log/log_rows.py": "a template without a condition. The statements made from it are checked",
     "infrastructure/event_log/recorder.py delete_keys": "removes old idempotency keys of all tenants",

@@ -219,12 +219,12 @@ async def test_the_input_carried_over_from_failed_replies_is_limited(
         exchange.begin_stream()
 
     provider.script = breaks_off
-    image = {"type": "input_image", "image_url": f"data:image/png;base64,{'A' * 970_000}"}
-    four_images = [{"role": "user", "content": [image]}] * 4
+    file = {"type": "input_file", "filename": "a", "file_data": "!" * 970_000}  # stays in the item: it is no base64
+    four_files = [{"role": "user", "content": [file]}] * 4
     previous: dict[str, str] = {}
     answers = []
     for _ in range(3):
-        answers.append(await api.post("/v1/responses", json={"input": four_images, "stream": True, **previous}))
+        answers.append(await api.post("/v1/responses", json={"input": four_files, "stream": True, **previous}))
         if answers[-1].status_code == 200:
             previous = {"previous_response_id": events_of(answers[-1])[0]["response"]["id"]}
     assert [answer.status_code for answer in answers] == [200, 200, 413]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 
-from commands.chat_body import MAX_CHAT_BYTES, MAX_MESSAGES, CreateChatCompletion
+from commands.chat_body import MAX_CHAT_BYTES, MAX_MESSAGES, CreateChatCompletion, is_stored
 from commands.chat_message_checks import MAX_ANSWER_BYTES
 from context.rendering import CHAT, RESPONSES
 from context.transcripts.known_messages import KnownMessages
@@ -339,7 +339,7 @@ def test_a_request_with_a_conversation_becomes_a_request_of_the_responses_api() 
     [("always", [True, True, False]), ("requested", [False, True, False]), ("never", [False, False, False])],
 )
 def test_the_setting_and_the_request_decide_whether_a_completion_is_stored(policy: Any, expected: list[bool]) -> None:
-    assert [body_of(store=store).is_stored(policy) for store in (None, True, False)] == expected
+    assert [is_stored({"store": store}, policy) for store in (None, True, False)] == expected
 
 
 def test_every_parameter_of_the_official_client_is_a_field() -> None:

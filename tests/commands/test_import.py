@@ -16,7 +16,7 @@ from commands.import_conversations import Progress, _lines
 from commands.main import create_app
 from domain.events import ConversationStarted, ItemAppended
 from infrastructure.event_log.append_request import LogBusy, LogUnavailable
-from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, MAX_READ_BYTES
 from infrastructure.http.errors import ApiError
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -120,13 +120,13 @@ async def test_a_line_that_is_too_long_is_refused_before_it_ends(api: httpx.Asyn
 
     async def endless() -> AsyncIterator[bytes]:
         nonlocal read
-        while read < 40 * MAX_ITEMS_BODY_BYTES and not refused.is_set():
+        while read < 4 * MAX_READ_BYTES and not refused.is_set():
             read += 1_000_000
             yield b"x" * 1_000_000
 
     lines = _lines(endless())
     assert await anext(lines) == (1, None)
-    assert read <= MAX_ITEMS_BODY_BYTES + 1_000_000
+    assert read <= MAX_READ_BYTES + 1_000_000
     refused.set()
     assert [line async for line in lines] == []
 

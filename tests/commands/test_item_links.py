@@ -20,7 +20,7 @@ RESPONSE = {"type": "mcp_approval_response", "approve": True}
 EXEC = {"type": "exec", "command": ["ls"], "env": {}}
 SHELL = {"type": "local_shell_call", "action": EXEC, "status": "completed"}
 PATCH = {"type": "apply_patch_call", "status": "completed", "operation": {"type": "delete_file", "path": "a"}}
-SCREEN = {"type": "computer_screenshot", "image_url": "data:image/png;base64,AA=="}
+SCREEN = {"type": "computer_screenshot", "image_url": "data:image/png;base64,iVBORw0KGgo="}
 COMPUTER = {"type": "computer_call", "pending_safety_checks": [], "status": "completed", "action": {"type": "wait"}}
 IMAGE = {"type": "image_generation_call", "status": "completed", "result": "AA=="}
 

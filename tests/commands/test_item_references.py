@@ -172,12 +172,12 @@ async def test_a_referenced_item_alone_is_refused_if_already_on_the_path(
 
 
 async def test_referenced_items_count_for_the_size_of_the_input(api: httpx.AsyncClient, log: Log) -> None:
-    image = {"type": "input_image", "image_url": f"data:image/png;base64,{'A' * 1_000_000}"}
+    file = {"type": "input_file", "filename": "a", "file_data": "!" * 1_000_000}  # stays in the item: it is no base64
     conversation_id = await create_conversation(api)
     ids = [
         item_id
         for _ in range(3)
-        for item_id in await add(api, conversation_id, *[{"role": "user", "content": [image]}] * 3)
+        for item_id in await add(api, conversation_id, *[{"role": "user", "content": [file]}] * 3)
     ]
     before = log.count()
     refused = await post_response(api, [reference(item_id) for item_id in ids])

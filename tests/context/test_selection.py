@@ -7,7 +7,8 @@ import pytest
 from context.recorded_selection import recorded_left_out
 from context.rendering import CHAT, unsendable
 from context.selection import ContextInput, ContextItem, Selection, select
-from domain.errors import ContextTooLong
+from domain.content_references import inline_reference
+from domain.errors import ContentsTooLarge, ContextTooLong
 from domain.events import LeftOut
 from domain.items import Item
 
@@ -142,3 +143,42 @@ def test_the_record_of_what_was_left_out_is_bounded() -> None:
         LeftOut(reason="r1", first="f1", last="l39", count=20),
     )
     assert recorded_left_out(many[:16]) == tuple(many[:16])
+
+
+def image(size: int) -> Item:
+    reference = inline_reference("acme", b"\0" * 32, size, "image/png")
+    return {**USER, "content": [{"type": "input_image", "image_url": reference.text}]}
+
+
+LENGTH = len("data:image/png;base64,") + 400
+"""Of an image of 300 bytes."""
+
+
+def test_older_turns_whose_images_are_too_long_together_are_left_out() -> None:
+    path = context_items((image(300), 1), (ASSISTANT, 1), (image(300), 1), (ASSISTANT, 1), (USER, 1), (ASSISTANT, 1))
+    question = context_items((image(300), 1), begin=100)
+    for max_length, window in ((3 * LENGTH, [0, 1, 2, 3, 4, 5]), (3 * LENGTH - 1, [2, 3, 4, 5]), (LENGTH, [4, 5])):
+        selection = select(
+            ContextInput(path=path, input=question), 100, partial(unsendable, CHAT), max_content_length=max_length
+        )
+        assert ids(selection.window) == window
+        assert selection.tokens == len(window) + 1
+    with pytest.raises(ContentsTooLarge):
+        select(ContextInput(path=path, input=question), 100, partial(unsendable, CHAT), max_content_length=LENGTH - 1)
+
+
+def test_the_images_of_pinned_items_count_always() -> None:
+    path = context_items((image(300), 1), (ASSISTANT, 1), (image(300), 1), (ASSISTANT, 1), pinned=(0,))
+    question = context_items((image(300), 1), begin=100)
+    context_input = ContextInput(path=path, input=question)
+    selection = select(context_input, 100, partial(unsendable, CHAT), max_content_length=2 * LENGTH)
+    assert ids(selection.sent) == [0, 100]
+
+
+def test_without_a_possible_window_the_context_is_too_long_also_with_images() -> None:
+    seen = {**output(), "output": image(300)["content"]}
+    context_input = ContextInput(
+        path=context_items((ASSISTANT, 1)), input=context_items((seen, 5), begin=100), reaches_start=False, unread=1
+    )
+    with pytest.raises(ContextTooLong):
+        select(context_input, 100, partial(unsendable, CHAT), max_content_length=1)

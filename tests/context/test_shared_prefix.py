@@ -64,7 +64,7 @@ class Chat:
         new = [(f"new_{number}", item) for number, item in enumerate(input_items)]
         reply_request = ReplyRequest(model=model, parameters=self.parameters, input=new)
         recent = replace(self.recent, last_requests=self.last)
-        context = self._contexts.render(reply_request, await self._chooser.choose(recent, None, reply_request))
+        context = await self._contexts.render(reply_request, await self._chooser.choose(recent, None, reply_request))
         assert context.shown.sequence is not None
         self.last = {**self.last, model: context.shown.sequence}
         return context

@@ -4,12 +4,14 @@ The test puts words into many kinds of content, deletes the content in many ways
 """
 
 import asyncio
+import base64
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from itertools import product
 from typing import Any
 
+import httpx
 import pytest
 
 from domain.events import ItemAppended
@@ -41,10 +43,26 @@ def message(text: str, role: str = "user") -> dict[str, Any]:
     return {"type": "message", "role": role, "content": text}
 
 
+def as_base64(word: str) -> str:
+    """Base64 that has the word in it, of data that begins like a PNG."""
+    return f"iVBORw0KGgoA{word}{'A' * (-len(word) % 4)}"
+
+
+def picture(store: PlantedStore, name: str) -> dict[str, Any]:
+    return {"type": "input_image", "image_url": f"data:image/png;base64,{as_base64(store.plant(name))}"}
+
+
+def with_picture(store: PlantedStore, name: str) -> list[dict[str, Any]]:
+    """Input with a picture and a text, which is planted last."""
+    image = picture(store, f"{name}image")
+    return [{"type": "message", "role": "user", "content": [image, {"type": "input_text", "text": store.plant(name)}]}]
+
+
 def every_kind_of_item(store: PlantedStore) -> list[dict[str, Any]]:
     plant = store.plant
-    image = {"type": "input_image", "image_url": f"data:image/png;base64,{plant('image')}"}
-    file = {"type": "input_file", "filename": plant("filename"), "file_data": f"data:text/plain;base64,{plant('file')}"}
+    image = picture(store, "image")
+    encoded = base64.b64encode(plant("file").encode()).decode()
+    file = {"type": "input_file", "filename": plant("filename"), "file_data": f"data:text/plain;base64,{encoded}"}
     refusal = {"type": "refusal", "refusal": plant("refusal")}
     return [
         message(plant("user")),
@@ -114,7 +132,10 @@ async def deleted_completions(store: PlantedStore) -> None:
         parameters: dict[str, Any] = (
             {"metadata": {"k": plant("chatmetadata")}, "user": plant("chatuser")} if number else {}
         )
-        question = {"role": "user", "content": plant("chatquestion"), "name": plant("chatname")}
+        url = picture(store, "chatimage")["image_url"]
+        image = {"type": "image_url", "image_url": {"url": url}}
+        content = [{"type": "text", "text": plant("chatquestion")}, image]
+        question = {"role": "user", "content": content, "name": plant("chatname")}
         store.answer_with(thinks_and_calls(plant("chatthought"), plant("chatanswer"), "f", {"x": plant("chatcall")}))
         first = await store.post("/v1/chat/completions", is_keyed=True, messages=[system, question], **parameters)
         answer = first["choices"][0]["message"]
@@ -230,7 +251,7 @@ async def deleted_conversation_of_a_retried_turn(store: PlantedStore) -> None:
 async def deleted_failed_responses(store: PlantedStore) -> None:
     """Deletes two of three failed responses, and the conversation of the third."""
     for start in ("listed", "unlisted", "deleted"):
-        body: dict[str, Any] = {"input": store.plant(f"{start}failedinput")}
+        body: dict[str, Any] = {"input": with_picture(store, f"{start}failedinput")}
         if start != "unlisted":
             body["conversation"] = (await store.post("/v1/conversations", items=[message("kept")]))["id"]
         store.answer_with(breaks_off_after(store.plant(f"{start}failedoutput")))
@@ -269,8 +290,8 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
 
     Returns the id of the fork's last response, and the id of the conversation with the copy.
     """
-    parent = (await store.post("/v1/conversations", items=[message(store.plant("inherited"))]))["id"]
-    copied = (await store.post(f"/v1/conversations/{parent}/items", items=[message(store.plant("copied"))]))["data"][0]
+    parent = (await store.post("/v1/conversations", items=with_picture(store, "inherited")))["id"]
+    copied = (await store.post(f"/v1/conversations/{parent}/items", items=with_picture(store, "copied")))["data"][0]
     store.answer_with(store.plant("parentreply"))
     response = await store.post("/v1/responses", conversation=parent, input=store.plant("parentinput"))
     store.answer_with("kept")
@@ -300,6 +321,20 @@ async def deleted_single_completions(store: PlantedStore) -> None:
     ids.append((await store.post(path, is_keyed=True, **in_it))["id"])
     for completion in ids:
         await store.delete(f"{path}/{completion}")
+
+
+async def deleted_file(store: PlantedStore) -> str:
+    """Deletes an uploaded file, and the item that names it. Returns the file's id."""
+    data = base64.b64decode(as_base64(store.plant("uploaded")))
+    form: dict[str, Any] = {"data": {"purpose": "vision"}, "files": {"file": ("a.png", data)}}
+    file_id = str((await store.http.post("/v1/files", **form)).json()["id"])
+    image = {"type": "input_image", "file_id": file_id}
+    created = await store.post("/v1/conversations", items=[{"type": "message", "role": "user", "content": [image]}])
+    path = f"/v1/conversations/{created['id']}/items"
+    [item] = (await store.http.get(path)).json()["data"]
+    await store.delete(f"/v1/files/{file_id}")
+    await store.delete(f"{path}/{item['id']}")
+    return file_id
 
 
 async def withdrawn_summary(store: PlantedStore) -> str:
@@ -337,10 +372,27 @@ def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> It
                 yield path, {"limit": "100", "order": "asc"}
             if template.endswith("{conversation_id}/items"):
                 yield from ((path, {"limit": "100", "as_of": f"{version}"}) for version in (2, 12))
+                yield path, {"limit": "100", "include[]": "message.input_image.image_url"}
+            if template.endswith("/items/{item_id}"):
+                yield path, {"include[]": "message.input_image.image_url"}
 
 
 def leaks(text: str, planted: list[str]) -> list[str]:
     return [word for word in planted if word in text]
+
+
+def readable(answer: httpx.Response) -> str:
+    return f"{answer.headers} {answer.text} {base64.b64encode(answer.content).decode()}"
+
+
+def events_of(store: PlantedStore) -> str:
+    return f"{[store.log.events(one) for one in store.conversations]}"
+
+
+def stored_contents(store: PlantedStore) -> str:
+    """As they are, and as base64."""
+    contents = [content for (content,) in store.log.rows("SELECT bytes FROM content_rows")]
+    return f"{contents} {[base64.b64encode(content) for content in contents]}"
 
 
 async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
@@ -357,8 +409,9 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     fork, other = await deleted_parent(store)
     summarized = await withdrawn_summary(store)
     await deleted_single_completions(store)
+    uploaded = await deleted_file(store)
     planted = store.planted
-    shown = f"{[store.log.events(one) for one in store.conversations]} {store.provider.requests}"
+    shown = f"{events_of(store)} {stored_contents(store)} {store.provider.requests}"
     assert [word for word in planted if word not in shown] == [], "not planted at all"
     found = {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
     store.provider.requests.clear()
@@ -369,7 +422,9 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
         "response_id": responses,
         "completion_id": [completion_id(response_id) for response_id in responses],
         "item_id": items,
+        "file_id": [*dict.fromkeys(re.findall(r"content:(file-[0-9a-f]{32})", events_of(store)))],
     }
+    assert uploaded in ids["file_id"]
     survivors = [conversation for conversation in conversations if await exists(store, conversation)]
     assert other in survivors
     assert summarized in survivors
@@ -385,10 +440,7 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
         found |= {f"cancel {word}" for word in leaks(answer.text, planted)}
         answer = await store.http.post(f"/v1/chat/completions/{response_id}", json={"metadata": {"k": "kept"}})
         found |= {f"chat completion {word}" for word in leaks(answer.text, planted)}
-    for item_id in items:
-        referring = {"input": [{"type": "item_reference", "id": item_id}, message("And now?")]}
-        answer = await store.http.post("/v1/responses", json=referring)
-        found |= {f"reference {word}" for word in leaks(answer.text, planted)}
+    found |= await leaks_of_names(store, planted, items, ids["file_id"])
     for conversation, command in product(conversations, ("compact", "compact/undo", "compact/redo", "end", "reopen")):
         answer = await store.http.post(f"/v1/conversations/{conversation}/{command}")
         found |= {f"{command} {word}" for word in leaks(answer.text, planted)}
@@ -402,7 +454,7 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     items_of = {one: items if one in survivors else own_items(store, one) for one in conversations}
     for path, params in reads({**ids, "model_id:path": ["scripted"], "key_id": []}, items_of):
         answer = await store.http.get(path, params=params)
-        found |= {f"GET {path} {params} {word}" for word in leaks(f"{answer.headers} {answer.text}", planted)}
+        found |= {f"GET {path} {params} {word}" for word in leaks(readable(answer), planted)}
     for conversation in survivors:
         text = await first_part_of(store, f"/v1/conversations/{conversation}/events")
         assert "conversation.started" in text
@@ -410,6 +462,20 @@ async def test_deleted_words_are_in_no_answer_model_request_log_or_metric(
     found |= {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
     found |= {f"metrics {word}" for word in leaks(store.metrics.render()[0].decode(), planted)}
     assert not found, "\n".join(sorted(found))
+
+
+async def leaks_of_names(store: PlantedStore, planted: list[str], items: list[str], file_ids: list[str]) -> set[str]:
+    """Asks a model about each item and each file, by its id."""
+    found = set()
+    for item_id in items:
+        referring = {"input": [{"type": "item_reference", "id": item_id}, message("And now?")]}
+        answer = await store.http.post("/v1/responses", json=referring)
+        found |= {f"reference {word}" for word in leaks(answer.text, planted)}
+    for file_id in file_ids:
+        image = {"type": "message", "role": "user", "content": [{"type": "input_image", "file_id": file_id}]}
+        answer = await store.http.post("/v1/responses", json={"input": [image]})
+        assert answer.status_code == 404, answer.text
+    return found
 
 
 async def first_part_of(store: PlantedStore, path: str) -> str:
@@ -433,5 +499,5 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 def test_the_planted_word_test_has_ids_for_every_path_parameter() -> None:
     """If this fails, pass ids for the new parameter to `reads`."""
-    handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id"}
+    handled = {"conversation_id", "response_id", "completion_id", "item_id", "model_id:path", "key_id", "file_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

@@ -29,6 +29,7 @@ IDS = {
     "completion_id": f"chatcmpl-{1:032x}",
     "model_id": "a/b",
     "key_id": f"key_{1:032x}",
+    "file_id": f"file-{1:032x}",
 }
 PATHS = [template.replace(":path}", "}").format(**IDS) for template in SERVED]
 

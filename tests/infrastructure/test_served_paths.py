@@ -48,7 +48,7 @@ def test_head_and_options_are_allowed_where_they_are_answered() -> None:
         ("/v1/threads/thread_1/runs", "Use `/v1/conversations` and `/v1/responses`."),
         ("/v1/assistants", "Use `/v1/conversations` and `/v1/responses`."),
         ("/v1/embeddings", "This store does not serve it. Send the request to your model provider."),
-        ("/v1/files/file-1/content", "Files will be served by a later version."),
+        ("/v1/files/file-1/contents", "Below `/v1/files/{file_id}` are `/content`."),
         ("/responses", "Did you mean `/v1/responses`?"),
         ("/v1/v1/responses", "Did you mean `/v1/responses`?"),
         ("/v1/responses/", "Did you mean `/v1/responses`?"),

@@ -388,6 +388,8 @@ async def test_more_rows_than_a_page_are_compared(write: Writer, world: World) -
         "responses": 1100,
         "idempotency_keys": 0,
         "transcript_prefixes": 0,
+        "contents": 0,
+        "content_refs": 0,
     }
 
 

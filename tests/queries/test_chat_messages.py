@@ -13,7 +13,7 @@ from tests.scripted_provider import ScriptedProvider, scripted_provider
 Json = dict[str, Any]
 SYSTEM: Json = {"role": "system", "content": "Be brief."}
 CALL: Json = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
-IMAGE: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+IMAGE: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
 @pytest.fixture
@@ -65,7 +65,11 @@ async def test_the_listed_messages_are_the_sent_ones_with_ids_and_parts(apis: Bo
     assert [message["content"] for message in listed] == [
         *("Today is Tuesday.", "hi", answer["content"], "What is this?", None, "a cat")
     ]
+    file_id = listed[3]["content_parts"][1]["image_url"].pop("url")
+    assert file_id.startswith("file-")
+    listed[3]["content_parts"][1]["image_url"]["url"] = IMAGE["image_url"]["url"]
     assert [message["content_parts"] for message in listed] == [None, None, None, parts, None, sent[5]["content"]]
+    listed[3]["content_parts"][1]["image_url"]["url"] = file_id
     for message, original in zip(listed, sent, strict=True):
         as_sent = {**message, "content": original.get("content")}
         assert {name: as_sent[name] for name in original} == original

@@ -3,6 +3,9 @@
 scripts/test tests/queries/test_transcript_context.py -m endless     runs two hundred chats
 """
 
+import base64
+import hashlib
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
@@ -15,6 +18,7 @@ import pytest
 from commands.main import create_app
 from context.rendering import request_sha256
 from domain.commands import DeleteReply
+from domain.content_references import inline_reference
 from domain.events import ReplyRequested
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -28,7 +32,8 @@ MANY_CHATS, FEW_CHATS = 200, 3
 STEPS = 12
 SEED = 11
 WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", " ", "wörld", "<|endoftext|>", "</think>", "and so on")
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
+IMAGE_DATA = "iVBORw0KGgo="
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE_DATA}", "detail": "low"}}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 Json = dict[str, Any]
@@ -71,6 +76,14 @@ async def context_of(api: httpx.AsyncClient, completion: httpx.Response) -> Json
     assert answer.status_code == 200, answer.text
     body: Json = answer.json()
     return body
+
+
+def with_file_ids(received: Json) -> Json:
+    """The store shows the id of the image in place of its data."""
+    data = base64.b64decode(IMAGE_DATA)
+    reference = inline_reference("default", hashlib.sha256(data).digest(), len(data), "image/png")
+    shown: Json = json.loads(json.dumps(received).replace(f"data:image/png;base64,{IMAGE_DATA}", reference.file_id))
+    return shown
 
 
 class Chat:
@@ -163,7 +176,7 @@ async def test_each_request_of_a_random_chat_is_rendered_as_received(
             await chat.run()
             for (completion, messages), received in zip(chat.sent, provider.requests, strict=True):
                 body = await context_of(api, completion)
-                assert request_sha256(body["request"]) == request_sha256(received)
+                assert request_sha256(body["request"]) == request_sha256(with_file_ids(received))
                 assert request_sha256({"messages": messages}) == request_sha256({"messages": received["messages"]})
                 assert received["top_k"] == 5
                 assert body["request_sha256_matches"] is True

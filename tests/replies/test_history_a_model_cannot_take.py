@@ -32,7 +32,7 @@ PLAIN = "plain"
 """A model that takes all items."""
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
-PDF = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}
+PDF = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjQ="}
 SCREENSHOT = {"type": "computer_screenshot", "image_url": "https://example.org/s.png"}
 
 

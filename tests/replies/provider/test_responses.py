@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from domain.content_references import inline_reference
 from domain.events import Usage
 from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished, ItemDelta, ItemDone, ItemStarted
@@ -266,3 +267,15 @@ async def test_an_item_of_an_unknown_type_keeps_its_fields(
     [started, done, _] = await parts_of(responses)
     assert started == ItemStarted({"type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"})
     assert isinstance(done, ItemDone)
+
+
+async def test_an_item_that_names_a_content_of_the_store_is_refused(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
+    """It would show the content to whoever asks the model."""
+    reference = inline_reference("default", b"\0" * 32, 1, "image/png").text
+    image = {"type": "input_image", "image_url": reference}
+    provider.script = answer({"id": "x_1", "type": "other_output", "output": [image]})
+    assert (await failure_of(responses)).code == "model_error"
+    provider.script = answer(message(reference))
+    assert (await parts_of(responses))[:2] == [ItemStarted(MESSAGE), ItemDelta(reference)]

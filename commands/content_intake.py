@@ -1,0 +1,199 @@
+"""Takes the data of images and files out of a request's body: contents are stored, and references take their places.
+
+This is done with every body before anything else reads it, so a reference in an item is always one that was made here.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Literal, NoReturn
+
+from msgspec import Struct
+
+from context.readable_files import FoundFile, find_files
+from domain.content_references import (
+    MARK,
+    ContentReference,
+    Slot,
+    inline_reference,
+    slots,
+    split_data_uri,
+    with_slots,
+)
+from infrastructure.access.principal import Principal
+from infrastructure.contents.file_store import FileStore
+from infrastructure.contents.media_types import HEAD_BYTES, contradicts, plain_type
+from infrastructure.event_log.reader import PrincipalReader
+from infrastructure.http.errors import ApiError
+from infrastructure.http.multipart import MAX_FILE_BYTES
+from infrastructure.ids import FILE, is_id
+
+_SIGNS: Final = (b'"input_image"', b'"input_file"', b'"computer_screenshot"', b'"image_url"', b'"file"')
+"""The types of parts that have slots."""
+
+_FIELDS: Final = ("input", "item", "items", "messages")
+"""The fields of bodies that have items or messages."""
+
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[67])")
+"""With such an escape, a type can be written differently."""
+
+_LARGE_CHARACTERS: Final = 64 * 1024
+"""Longer data is decoded in a thread."""
+
+
+Keep = Literal["stored", "request", "inline"]
+"""What happens to data in a body: it is stored, it is kept for this request alone, or it stays in the body."""
+
+
+class Contents(Struct, frozen=True):
+    """What the intake uses for one caller."""
+
+    principal: Principal
+    reader: PrincipalReader
+    store: FileStore
+
+
+class _Data(Struct, frozen=True):
+    reference: ContentReference
+    data: bytes
+
+
+_Taken = dict[int, FoundFile]
+"""By the id of the slot's owner."""
+
+
+def may_have_contents(raw: bytes) -> bool:
+    """Cheap: most bodies have none."""
+    return any(sign in raw for sign in _SIGNS) or (b"\\u00" in raw and _ESCAPED_LETTER.search(raw) is not None)
+
+
+async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
+    """The body with references in place of data and ids.
+
+    `size`: of the body as JSON text. `max_bytes`: of what remains of it. Raises ApiError (400, 404, 413).
+    """
+    given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
+    found = list(slots(given))
+    for slot in found:
+        if slot.text.startswith(MARK):
+            _refuse(slot, slot.name, f"it must not begin with `{MARK}`")
+    inline = {id(slot.owner): data for slot in found if (data := await _inline_data(contents.principal.tenant, slot))}
+    ids = {id(slot.owner): file_id for slot in found if (file_id := _file_id(slot)) is not None}
+    taken_bytes = sum(data.reference.inline_length for data in inline.values()) if keep != "inline" else 0
+    if size - taken_bytes > max_bytes:
+        message = f"The body is larger than {max_bytes} bytes, without the images and files in it."
+        raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+    if not inline and not ids:
+        return body
+    files = await find_files(contents.reader, contents.store, set(ids.values()))
+    taken: _Taken = {}
+    for slot in found:
+        data, file_id = inline.get(id(slot.owner)), ids.get(id(slot.owner))
+        if file_id is not None:
+            taken[id(slot.owner)] = _checked_file(slot, file_id, files.get(file_id), data)
+        elif data is not None and keep != "inline":
+            taken[id(slot.owner)] = FoundFile(data.reference, None)
+    by_hash = {data.reference.sha256: data.data for data in inline.values()}
+    if keep == "stored":
+        await contents.store.keep(contents.principal.tenant, by_hash)
+    elif keep == "request":
+        contents.reader.given_contents.update(by_hash)
+    return {**body, **with_slots(given, partial(_with_reference, taken))}
+
+
+def _checked_file(slot: Slot, file_id: str, file: FoundFile | None, data: _Data | None) -> FoundFile:
+    """`data`: what is in the slot beside the id. Raises ApiError (400, 404)."""
+    param = _param(slot, _id_field(slot))
+    if file is None:
+        raise ApiError(404, f"There is no file {file_id}.", code="file_not_found", param=param)
+    if data is not None and data.reference.sha256 != file.reference.sha256:
+        _refuse(slot, slot.name, "its data is not that of the `file_id`")
+    if slot.is_image and not (file.reference.label or "").lower().startswith("image/"):
+        _refuse(slot, _id_field(slot), "the file is no image")
+    return file
+
+
+def _with_reference(taken: _Taken, slot: Slot) -> Mapping[str, Any]:
+    file = taken.get(id(slot.owner))
+    if file is None:
+        return slot.owner
+    replaced = slot.name if slot.name in slot.owner else "file_id"
+    changed = {
+        slot.name if name == replaced else name: file.reference.text if name == replaced else value
+        for name, value in slot.owner.items()
+        if name == replaced or name != "file_id"
+    }
+    names_file = not slot.is_image and file.filename and not changed.get("filename")
+    return {**changed, "filename": file.filename} if names_file else changed
+
+
+def _id_field(slot: Slot) -> str:
+    return "url" if slot.name == "url" else "file_id"
+
+
+def _file_id(slot: Slot) -> str | None:
+    """The id of a file of this store. Ids of other forms are the provider's."""
+    file_id = slot.owner.get(_id_field(slot))
+    return file_id if isinstance(file_id, str) and is_id(file_id, FILE) else None
+
+
+async def _inline_data(tenant: str, slot: Slot) -> _Data | None:
+    """The data in a slot. None for URLs, and for anything that is neither a data URI nor base64. Raises ApiError."""
+    text = slot.text
+    label: str | None = None
+    if text[:5].lower() == "data:":
+        split = split_data_uri(text)
+        if split is None:
+            _refuse(slot, slot.name, "a data URI must have the form `data:<media type>;base64,<data>`")
+        label, encoded = split
+    elif slot.is_image or not text:
+        return None
+    else:
+        encoded = text
+    data = await asyncio.to_thread(_decoded, encoded) if len(encoded) > _LARGE_CHARACTERS else _decoded(encoded)
+    if data is None:
+        if label is None:
+            return None
+        _refuse(slot, slot.name, "its data is not base64")
+    if not data:
+        if label is None:
+            return None
+        _refuse(slot, slot.name, "it is empty")
+    if len(data) > MAX_FILE_BYTES:
+        message = f"`{_param(slot, slot.name)}` has more than {MAX_FILE_BYTES} bytes."
+        raise ApiError(413, message, code="item_too_large", param=_param(slot, slot.name))
+    claimed = plain_type(label or "")
+    if claimed is not None and contradicts(data[:HEAD_BYTES], claimed):
+        _refuse(slot, slot.name, f"its data is not of the type {claimed}")
+    if label is not None and slot.is_image and not (claimed or "").startswith("image/"):
+        _refuse(slot, slot.name, "it is no image")
+    hashed = await asyncio.to_thread(_sha256, data) if len(data) > _LARGE_CHARACTERS else _sha256(data)
+    return _Data(inline_reference(tenant, hashed, len(data), label), data)
+
+
+def _decoded(encoded: str) -> bytes | None:
+    """None unless encoding the result gives the same text again."""
+    last = encoded[-4:]
+    try:
+        if len(encoded) % 4 or base64.b64encode(base64.b64decode(last, validate=True)).decode() != last:
+            return None
+        return base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _param(slot: Slot, name: str) -> str:
+    return f"{slot.path}.{name}" if slot.path else name
+
+
+def _refuse(slot: Slot, name: str, problem: str) -> NoReturn:
+    param = _param(slot, name)
+    raise ApiError(400, f"Invalid `{param}`: {problem}.", code="invalid_value", param=param)

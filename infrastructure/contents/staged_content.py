@@ -1,0 +1,65 @@
+"""A content that arrives: on disk until it is complete, because its hash must be known before it is stored."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
+from typing import IO
+
+from infrastructure.contents.media_types import HEAD_BYTES
+
+
+class NoSpace(Exception):
+    """There is no space for a file on the disk of this process."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no space for the file.")
+
+
+class StagedContent:
+    """`file`: receives the bytes. `head`: the first HEAD_BYTES."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.head = b""
+
+    @property
+    def sha256(self) -> bytes:
+        return self._hash.digest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Raises NoSpace."""
+        with no_space():
+            self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+        if len(self.head) < HEAD_BYTES:
+            self.head += bytes(data[: HEAD_BYTES - len(self.head)])
+
+    def rows(self, row_bytes: int) -> Iterator[bytes]:
+        """The content in parts of `row_bytes`; the last one may be shorter. Raises NoSpace."""
+        with no_space():
+            self._file.seek(0)  # writes what the file object still holds
+        while row := self._file.read(row_bytes):
+            yield row
+
+
+@contextmanager
+def staged_content() -> Iterator[StagedContent]:
+    """In a file without a name, which is gone with the process too."""
+    with tempfile.TemporaryFile() as file:
+        yield StagedContent(file)
+
+
+@contextmanager
+def no_space() -> Iterator[None]:
+    """Raises NoSpace if the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT, EFBIG):
+            raise NoSpace from error
+        raise
