@@ -167,6 +167,7 @@ async def test_an_expired_file_is_gone(settings: Settings, ann: Person) -> None:
         (b"hello", "Text/Plain; charset=utf-8", "text/plain"),
         (b"hello", "no type", "application/octet-stream"),
     ],
+    ids=("PNG", "PDF", "unknown", "text", "text without a type"),
 )
 async def test_the_media_type_is_what_the_bytes_say(ann: Person, data: bytes, claimed: str, media_type: str) -> None:
     answer = await ann.send("POST", "/v1/files", data={"purpose": "user_data"}, files={"file": ("a", data, claimed)})
