@@ -229,7 +229,7 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
 async def _lines(body: AsyncIterator[bytes]) -> AsyncGenerator[tuple[int, bytes | LargeBody | None], None]:
     """The lines that are not blank, with their numbers from 1. None stands for a line that is too long. Raises NoSpace."""
     number = 1
-    line = _Line()
+    line = _PartialLine()
     is_too_long = False
     try:
         async for chunk in body:
@@ -245,20 +245,20 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncGenerator[tuple[int, bytes 
                     line.add(part)
                 if end < 0:
                     break
-                if whole := line.take():
-                    yield number, whole
+                if complete := line.take():
+                    yield number, complete
                 is_too_long = False
                 number += 1
                 start = end + 1
                 if number % LINES_PER_TURN == 0:
                     await asyncio.sleep(0)
-        if whole := line.take():
-            yield number, whole
+        if complete := line.take():
+            yield number, complete
     finally:
         line.clear()
 
 
-class _Line:
+class _PartialLine:
     """A line that arrives. A large one waits on disk."""
 
     def __init__(self) -> None:

@@ -28,10 +28,12 @@ async def leaves_of(
             leaves[item_id] = conversation["head"]
         elif "inherited" not in item:
             beside.append(item_id)
-    if heads := {leaf for item_id, leaf in leaves.items() if "inherited" in items[item_id]}:
+    if inherited_from := {leaf for item_id, leaf in leaves.items() if "inherited" in items[item_id]}:
         project: Document = {"$project": {"_id": 0, "id": 1}}
-        existing = {document["id"] for document in await context.aggregate(read, "items", Ids([*heads]), [project])}
-        leaves = {item_id: leaf for item_id, leaf in leaves.items() if leaf not in heads - existing}
+        existing = {
+            document["id"] for document in await context.aggregate(read, "items", Ids([*inherited_from]), [project])
+        }
+        leaves = {item_id: leaf for item_id, leaf in leaves.items() if leaf not in inherited_from - existing}
     return leaves | (await _ends_of_branches(context, read, beside) if beside else {})
 
 

@@ -60,12 +60,12 @@ class Contents:
         differing, count = await self._differing(streams)
         self.compared["content_refs"] += count
         for _ in range(_REPEATS):
-            again = [
+            read_later = [
                 stream
                 for stream_id in {stream_id for _, stream_id, *_ in differing}
                 for stream in await Streams(self._pool, conversation_id_of(stream_id)).next()
             ]
-            differing &= (await self._differing(again))[0]
+            differing &= (await self._differing(read_later))[0]
         for what, stream_id, item_id, _ in sorted(differing):
             yield Difference(REFS, what, conversation_id_of(stream_id), item_id)
 

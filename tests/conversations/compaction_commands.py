@@ -31,13 +31,13 @@ def compact(draws: Draws, conversation: ModelConversation) -> Command | None:
             for each in conversation.summaries
             if (replaced is not None and each.version <= replaced.version) or each.last not in path
         ]
-        made = ModelSummary(
+        created = ModelSummary(
             conversation=conversation, version=answer["version"], id=answer["id"], last=last, replaces=replaced
         )
-        conversation.summaries = [*kept, made]
+        conversation.summaries = [*kept, created]
         conversation.undone = [each for each in conversation.undone if each.last not in path]
         conversation.compactions[subject] = conversation.compactions.get(subject, 0) + 1
-        draws.model.summaries.append(made)
+        draws.model.summaries.append(created)
 
     body, refusals = {"model": SUMMARY_MODEL}, frozenset({"nothing_to_compact"})
     return draws.command("compact", conversation, apply, "/compact", body, subject=subject, refusals=refusals)

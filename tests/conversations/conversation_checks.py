@@ -36,8 +36,8 @@ async def _check_tree(reads: ConversationReads, conversation: ModelConversation)
     nodes = await reads.all("/tree", 8)
     expected = {item.id: item for item in conversation.nodes}
     assert sorted(node["id"] for node in nodes) == sorted(expected)
-    places = [(node["depth"], node["branch"]) for node in nodes]
-    assert places == sorted(places)
+    order = [(node["depth"], node["branch"]) for node in nodes]
+    assert order == sorted(order)
     for node in nodes:
         item = expected[node["id"]]
         assert (node["parent"], node["depth"]) == (item.parent.id if item.parent else None, len(item.path))

@@ -166,7 +166,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return summary
 
     def state_at(self, version: int) -> ModelState:
-        return self.states[max(known for known in self.states if known <= version)]
+        return self.states[max(earlier for earlier in self.states if earlier <= version)]
 
     def note_state(self, version: int) -> None:
         self.version = max(self.version, version)

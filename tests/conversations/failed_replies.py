@@ -30,8 +30,8 @@ def _failing(command: ReplyCommand) -> ReplyCommand:
 
 def retry(draws: Draws, conversation: ModelConversation) -> ReplyCommand | None:
     """At most once for each response, so that no item is copied."""
-    candidates = [each for each in conversation.responses.values() if _may_retry(conversation, each)]
-    if (response := draws.one_of(candidates)) is None:
+    retryable = [each for each in conversation.responses.values() if _may_retry(conversation, each)]
+    if (response := draws.one_of(retryable)) is None:
         return None
     response.is_retried = True
     author = draws.writer(conversation)
@@ -44,7 +44,7 @@ def retry(draws: Draws, conversation: ModelConversation) -> ReplyCommand | None:
             assert record.leaf_id == (leaf.id if leaf else None)
 
     def joins(_: ReplyRecord) -> list[str]:
-        return [] if response.has_joined else response.asked
+        return [] if response.has_joined else response.input_texts
 
     command = request("retry", conversation, author, body, expects=expects, joins=joins)
 

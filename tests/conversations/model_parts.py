@@ -86,7 +86,7 @@ class RunningReply(Struct, eq=False):
 class ModelResponse(Struct, eq=False, kw_only=True):
     """A reply that has ended at `version`. `had_turn`: it did not end while it waited.
 
-    `questions`, `answers`: the items that joined the conversation with it. `asked`: the texts of its input. `names_leaf`,
+    `questions`, `answers`: the items that joined the conversation with it. `input_texts`: the texts of its input. `names_leaf`,
     `leaf`: as in RunningReply. `last`: the last item that joined, or else the one that it would have come after.
     """
 
@@ -98,7 +98,7 @@ class ModelResponse(Struct, eq=False, kw_only=True):
     had_turn: bool
     questions: list[ModelItem]
     answers: list[ModelItem]
-    asked: list[str]
+    input_texts: list[str]
     names_leaf: bool
     leaf: ModelItem | None
     last: ModelItem | None

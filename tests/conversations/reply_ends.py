@@ -50,7 +50,7 @@ def finish_reply(
         had_turn=running is not None,
         questions=inputs,
         answers=outputs,
-        asked=questions,
+        input_texts=questions,
         names_leaf=running is not None and running.names_leaf,
         leaf=running.leaf if running else None,
         last=[*inputs, *outputs][-1] if record.joined else last,

@@ -330,10 +330,10 @@ async def test_the_image_of_a_repeated_question_that_the_client_changed_is_named
 
     answer = await apis.post(ANN, "/v1/chat/completions", {"messages": [question(first)]})
     messages = [question(second), answer.json()["choices"][0]["message"], {"role": "user", "content": "And now?"}]
-    again = await apis.post(ANN, "/v1/chat/completions", {"messages": messages})
-    assert again.headers["x-conversation-id"] == answer.headers["x-conversation-id"]
+    continued = await apis.post(ANN, "/v1/chat/completions", {"messages": messages})
+    assert continued.headers["x-conversation-id"] == answer.headers["x-conversation-id"]
     assert data_uri(second) in json.dumps(provider.requests[-1])
     log = Log(settings.postgres_url)
     assert log.rows("SELECT count(DISTINCT sha256) FROM content_refs") == [(2,)]
-    shown = await apis.get(ANN, f"/v1/responses/{again.headers['x-response-id']}/context")
+    shown = await apis.get(ANN, f"/v1/responses/{continued.headers['x-response-id']}/context")
     assert shown.json()["request_sha256_matches"] is True
