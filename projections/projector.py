@@ -9,6 +9,7 @@ import structlog
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.feed import AppendNotifications, Feed
 from infrastructure.event_log.reader import EventReader
 from infrastructure.observability.metrics import Metrics
@@ -125,6 +126,7 @@ class Projector:
                 ]
                 if len(shown) == PARTITIONS * len(self._views):
                     return
+            raise_if_cancelled()
             await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
     async def _renew_leases(self, leases: Leases) -> None:
@@ -149,6 +151,7 @@ class Projector:
                         updater.hold(held_partitions)
                     self._notifications.notify()
                 self._held_partitions = held_partitions
+            raise_if_cancelled()
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _watch_log_end(self) -> None:
@@ -159,6 +162,7 @@ class Projector:
                 self._metrics.projection_head.set((await self._feed.end()).position)
             except psycopg.Error as error:
                 log.debug("log_end_unknown", error_type=type(error).__name__)
+            raise_if_cancelled()
             await asyncio.sleep(POLL_SECONDS)
 
 

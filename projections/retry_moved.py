@@ -5,16 +5,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from infrastructure.cancellation import raise_if_cancelled
 from projections.position_advance import PositionMoved
 
 T = TypeVar("T")
-
-
-def raise_if_cancelled() -> None:
-    """Up to Python 3.11 `asyncio.wait_for`, which pymongo uses, can swallow a CancelledError."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def retry_while_moved(

@@ -13,6 +13,7 @@ import structlog
 from pymongo import IndexModel
 from pymongo.errors import PyMongoError
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.stores.mongodb import Database
 from projections.view_positions import ViewPositions
 from projections.views.catalog import INDEXES, MONGO_VIEWS, PARTIAL_INDEXES
@@ -43,6 +44,7 @@ async def check_indexes(database: Database) -> None:
             log.warning("indexes_not_checked", error_type=type(error).__name__, retry_seconds=pause)
         else:
             return
+        raise_if_cancelled()
         await asyncio.sleep(pause)
         pause = min(_MAX_PAUSE_SECONDS, pause * 2)
 

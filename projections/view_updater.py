@@ -15,6 +15,7 @@ from msgspec import Struct
 from pymongo.errors import ConnectionFailure
 from redis.exceptions import RedisError
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
 from infrastructure.event_log.migrate import DataIsNewer
 from infrastructure.observability.metrics import Metrics
@@ -101,6 +102,7 @@ class ViewUpdater:
         """Runs until `stop`. Finishes a batch that it has begun. Raises DataIsNewer."""
         pause, moved_pause = _FIRST_PAUSE_SECONDS, _FIRST_MOVED_PAUSE_SECONDS
         while not stop.is_set():
+            raise_if_cancelled()
             notified, started = self._notifications.count, time.monotonic()
             try:
                 advanced = await self._advance_all()

@@ -8,6 +8,7 @@ from weakref import WeakSet
 import psycopg
 import structlog
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.conversation_watch import BATCH_CONVERSATIONS, LookUp
 from infrastructure.stores.heartbeats import HeartbeatWatch
@@ -100,6 +101,7 @@ class ActiveReplies:
 
     async def _keep_checking_heads(self) -> None:
         while True:
+            raise_if_cancelled()
             await asyncio.sleep(HEAD_CHECK_SECONDS)
             replies = [reply for reply in self._replies_to_check if reply.conversation_id and not reply.is_cut_off]
             try:
@@ -122,6 +124,7 @@ class ActiveReplies:
                 log.warning("lease_not_renewed", error_type=type(error).__name__)
             except Exception:
                 log.exception("lease_renewal_crashed")
+            raise_if_cancelled()
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:

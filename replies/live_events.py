@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as BrokenConnection
 from redis.exceptions import NoScriptError, RedisError
 
+from infrastructure.cancellation import raise_if_cancelled
 from replies import stream_events
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class LiveWriter:
             wrote_at = loop.time()
             while self._queued:
                 await self._write()
+                raise_if_cancelled()
 
     async def _write(self) -> None:
         batch = [self._queued.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._queued)))]

@@ -14,6 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.http.stream_pages import PAGE_BYTES, SLICE_BYTES, Page, StreamPages
 from replies import stream_events
 from replies.live_events import stream_key
@@ -131,6 +132,7 @@ class LiveReader:
     async def _run(self) -> None:
         try:
             while self._followed:
+                raise_if_cancelled()
                 started = time.monotonic()
                 try:
                     await self._read_round()

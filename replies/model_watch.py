@@ -10,6 +10,7 @@ from psycopg_pool import PoolTimeout
 from context.learnt_models import LearntModels
 from context.models import Models
 from domain.errors import ModelFailed
+from infrastructure.cancellation import raise_if_cancelled
 from replies.provider.provider import ModelProvider
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ class ModelWatch:
             if turn % LIST_EVERY == 0 or not has_reported:
                 has_reported = await self._read_list(report=not has_reported) or has_reported
             turn += 1
+            raise_if_cancelled()
             await asyncio.sleep(LEARNT_SECONDS)
 
     async def _read_learnt(self) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from domain.commands import QueueReply, ReadQueueState, RequestReply
 from domain.errors import ConversationLocked, ModelFailed, Refused, ReplyIsOver, ReplyLost, ResponseNotFound
 from infrastructure.access.principal import Principal
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.log import EventLog
@@ -151,6 +152,7 @@ class QueuedReply(RunningReply):
                 log.warning("turn_delayed", response_id=self.response_id, error_type=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            raise_if_cancelled()
             with self._queue.watch.change(self._in_conversation, seen) as change:
                 await asyncio.wait({change}, timeout=CHECK_SECONDS)
                 if change.cancelled() and self._outlives_process:  # the process is about to stop

@@ -25,10 +25,12 @@ async def record_reply_end(
     reader: Reader,
     request: AppendRequest,
     on_delay: Callable[[Exception], None],
+    *,
+    delay_timeout_seconds: float = DELAY_TIMEOUT_SECONDS,
 ) -> Appended | Record:
     """Retries until the process ends. Returns a Record if an earlier try has appended the end.
 
-    After DELAY_TIMEOUT_SECONDS each failed append also calls `on_delay`. Raises Refused, or ReplyLost if the log no
+    After `delay_timeout_seconds` each failed try also calls `on_delay`. Raises Refused, or ReplyLost if the log no
     longer has the reply's request.
     """
     command = request.command
@@ -36,14 +38,13 @@ async def record_reply_end(
     pause = 0.1
     outcome_unknown = False
     started_at = time.monotonic()
+    # No `raise_if_cancelled`: the task of a stopped reply was cancelled, and its end must be appended.
     while True:
         try:
             return await events_log.append(request)
         except (LogUnavailable, LogBusy) as error:
             outcome_unknown = outcome_unknown or isinstance(error, LogUnavailable)
-            _log_delay(command, error)
-            if time.monotonic() - started_at > DELAY_TIMEOUT_SECONDS:
-                on_delay(error)
+            cause: Exception = error
         except (ReplyIsOver, ConversationNotFound) as refused:
             try:
                 if await is_lost(reader, request.conversation_id, command.response_id):
@@ -52,17 +53,16 @@ async def record_reply_end(
                     raise
                 record = await read_record(reader, request.conversation_id, command.response_id)
             except psycopg.Error as error:
-                _log_delay(command, error)
+                cause = error
             else:
                 if not _was_ended_by(command, record):
                     raise
                 return record
+        log.warning("reply_end_delayed", response_id=command.response_id, error_type=type(cause).__name__)
+        if time.monotonic() - started_at > delay_timeout_seconds:
+            on_delay(cause)
         await asyncio.sleep(pause)  # nothing notifies us when the log is back
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
-
-
-def _log_delay(command: EndReply, error: Exception) -> None:
-    log.warning("reply_end_delayed", response_id=command.response_id, error_type=type(error).__name__)
 
 
 def _was_ended_by(command: EndReply, record: Record) -> bool:

@@ -32,6 +32,7 @@ APPENDS = 8
 VISIBLE_SECONDS = 30.0
 TIMERS = {
     "commands/open_sockets.py",
+    "infrastructure/cancellation.py",
     "infrastructure/limits/month.py",
     "infrastructure/stores/heartbeats.py",
     "projections/leases.py",

@@ -23,6 +23,7 @@ from infrastructure.access.api_key import secret_hash, split_text
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import make_pool
 
@@ -159,6 +160,7 @@ class ApiKeys:
     async def _keep_current(self) -> None:
         is_failing = False
         while True:
+            raise_if_cancelled()
             waiting, self._waiting = self._waiting, []
             self._read_requested.clear()
             try:
@@ -210,6 +212,7 @@ class ApiKeys:
 
     async def _keep_recording(self) -> None:
         while True:
+            raise_if_cancelled()
             await asyncio.sleep(self._record_use_seconds)
             try:
                 await self._record_use()

@@ -45,7 +45,8 @@ class JwksKeys:
         self._published: Keys = MappingProxyType({})
         self._text = b""
         self._read_at = self._ended_at = -math.inf
-
+        self._may_follow = False
+        """Whether a read without a pause may follow the last one."""
         self._reading: asyncio.Task[None] | None = None
         # Redirects are not followed: another address must not decide which tokens are valid. No connection stays open,
         # so the client need not be closed.
@@ -62,26 +63,34 @@ class JwksKeys:
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | None:
         """Without an id, the only key of the algorithm. Raises CannotCheckCredential if keys were never read."""
+        running = self._reading
         key = _find(self.current, key_id, algorithm)
-        if key is None and self._reading is not None:
-            await asyncio.shield(self._reading)  # if this request is cancelled, others may still wait for the read
+        if key is None and running is not None:
+            await asyncio.shield(running)  # if this request is cancelled, others may still wait for the read
             key = _find(self._published, key_id, algorithm)
-        if key is None and (reading := self._start_reading()) is not None:
+        # The running read may have begun before the key was published.
+        if key is None and (reading := self._start_reading(follows=running is not None)) is not None:
             await asyncio.shield(reading)
             key = _find(self._published, key_id, algorithm)
         if key is None and not self._published:
             raise CannotCheckCredential("The keys of the user service could not be read yet.")
         return key
 
-    def _start_reading(self) -> asyncio.Task[None] | None:
-        """None if the last read ended too recently."""
+    def _start_reading(self, *, follows: bool = False) -> asyncio.Task[None] | None:
+        """None if the last read ended too recently.
+
+        `follows`: needs no pause, unless the last read failed or needed none either. So unknown key ids cause at most
+        two reads without a pause between them.
+        """
         pause = self._times.retry if self._published else self._times.first_retry
-        if self._reading is None and time.monotonic() - self._ended_at >= pause:
-            self._reading = asyncio.create_task(self._read())
+        is_due = time.monotonic() - self._ended_at >= pause
+        if self._reading is None and (is_due or (follows and self._may_follow)):
+            self._reading = asyncio.create_task(self._read(may_be_followed=is_due))
         return self._reading
 
-    async def _read(self) -> None:
+    async def _read(self, *, may_be_followed: bool) -> None:
         """Logs errors. The known keys then stay in use."""
+        self._may_follow = False
         try:
             async with asyncio.timeout(self._times.answer):
                 text = await self._fetch()
@@ -89,6 +98,7 @@ class JwksKeys:
                 self._published, self._text = await asyncio.to_thread(_parse, text), text
                 log.info("jwks_read", keys=len(self._published))
             self._read_at = time.monotonic()
+            self._may_follow = may_be_followed
         except Exception as error:  # noqa: BLE001 - whatever the error is, the keys were not read
             # The error's text is not logged: it may contain the URL, and the URL a password.
             log.warning("jwks_not_read", error_type=type(error).__name__, keys=len(self._published))

@@ -10,6 +10,7 @@ from typing import Final
 import psycopg
 import structlog
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.version_lookup import Head
 
@@ -62,6 +63,7 @@ class ConversationWatch:
         pause = POLL_SECONDS
         try:
             while self._waiting:
+                raise_if_cancelled()
                 await asyncio.sleep(pause)
                 if self._shutdown.is_set():
                     for changes in self._waiting.values():

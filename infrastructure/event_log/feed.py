@@ -13,6 +13,7 @@ import structlog
 from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.incarnation import INCARNATION, LogCheck, LogPosition
 from infrastructure.event_log.log_rows import COLUMNS_WITH_OWNER_SQL, PAGE, LogRows
 from infrastructure.event_log.recorded import Logged, Recorded, UnreadableRecord, readable
@@ -214,6 +215,7 @@ class AppendNotifications(Signal):
                     log.warning("append_listener_disconnected", error_type=type(error).__name__)
             finally:
                 self.listening = False
+            raise_if_cancelled()
             await asyncio.sleep(pause)
             pause = min(_MAX_PAUSE_SECONDS, pause * 2)
 

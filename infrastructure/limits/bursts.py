@@ -4,6 +4,7 @@ once.
 A large body or answer counts as several requests.
 """
 
+from math import inf, nextafter
 from typing import Final
 
 BYTES_OF_A_REQUEST: Final = 64 * 1024
@@ -29,9 +30,11 @@ class BurstCount:
         self._take(now, size / BYTES_OF_A_REQUEST)
 
     def free_in(self, now: float) -> float:
-        """0 if a request is allowed, otherwise the seconds until a whole request is left. 60 if the limit is 0."""
+        """0 if a request is allowed, otherwise the seconds until `has` is true. 60 if the limit is 0."""
         left = self._left_at(now)
-        return 0.0 if left > 0 else (1 - left) / self.limit if self.limit else 60.0
+        if left > 0:
+            return 0.0
+        return nextafter(-left / self.limit, inf) if self.limit else 60.0  # at -left / limit, exactly 0 is left
 
     def is_idle(self, now: float) -> bool:
         return self._left_at(now) == self.limit

@@ -120,9 +120,10 @@ class Limiter:
     def require_burst(self, account: Account) -> None:
         """Raises OverLimit."""
         now = time.monotonic()
-        for holder, burst in account.bursts:
-            if not burst.has(now):
-                raise self._refusal("requests_a_second", holder, burst.limit, burst.free_in(now))
+        used_up = [(holder, burst) for holder, burst in account.bursts if not burst.has(now)]
+        if used_up:
+            holder, last = max(used_up, key=lambda pair: pair[1].free_in(now))
+            raise self._refusal("requests_a_second", holder, last.limit, last.free_in(now))
 
     async def require_quota(self, account: Account) -> None:
         """Raises OverLimit."""

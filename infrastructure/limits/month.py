@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from msgspec import Struct
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.rate_limits import MAX_LIMIT, Holder
 from infrastructure.stores.postgres import Pool
 
@@ -76,17 +77,17 @@ class MonthlyTokens:
         self._pool = pool
         self._task = asyncio.create_task(self._run())
 
-    async def close(self) -> None:
-        """Writes the counts that wait, if Postgres answers within CLOSE_SECONDS."""
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Writes the counts that wait, if Postgres answers within `seconds`."""
         if self._task is None:
             return
         self._is_closing = True
         self._wake.set()
         # Not cancelled at once, because nobody would know whether an interrupted write was counted.
-        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
+        await asyncio.wait({self._task}, timeout=seconds)
         self._task.cancel()
-        if self._pending:
-            log.warning("tokens_not_counted", counts=len(self._pending))
+        if lost := self._pending | self._sent:
+            log.warning("tokens_not_counted", counts=len(lost))
 
     def add(self, keys: Collection[MonthKey], tokens: int) -> None:
         if self._pool is None or tokens <= 0:
@@ -108,6 +109,7 @@ class MonthlyTokens:
 
     async def _run(self) -> None:
         while not self._is_closing or self._pending:
+            raise_if_cancelled()
             try:
                 async with asyncio.timeout(REFRESH_SECONDS):
                     await self._wake.wait()

@@ -16,6 +16,8 @@ from uuid import UUID
 import structlog
 from redis.asyncio import Redis
 
+from infrastructure.cancellation import raise_if_cancelled
+
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS: Final = 0.1
@@ -168,6 +170,7 @@ class SharedCounts:
             except TimeoutError:
                 pass
             await self._ask()
+            raise_if_cancelled()
             if not self.is_available:
                 await asyncio.sleep(TICK_SECONDS)
 

@@ -14,6 +14,7 @@ import psycopg
 from msgspec import Struct
 from msgspec.structs import replace
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.reader import EventReader
 from infrastructure.settings import Settings
 from infrastructure.stores.mongodb import Database
@@ -23,7 +24,7 @@ from projections.rebuild.backfill import BackfillTask
 from projections.rebuild.backfill_workers import run_backfill
 from projections.rebuild.compare import Comparison, compare
 from projections.rebuild.view_builds import ViewBuild, ViewBuilds
-from projections.retry_moved import raise_if_cancelled, retry_while_moved
+from projections.retry_moved import retry_while_moved
 from projections.views.catalog import MongoView
 
 STALLED_SECONDS = 2.0

@@ -7,6 +7,7 @@ import psycopg
 import structlog
 from pymongo.errors import PyMongoError
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.settings import Settings
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
@@ -46,4 +47,5 @@ async def upgrade_views(
             log.debug("upgrade_waits_for_another_rebuild")
         except (psycopg.Error, PyMongoError, BackfillFailed, BuildGone) as error:
             log.warning("upgrade_failed", exc_info=error, retry_seconds=RETRY_SECONDS)
+        raise_if_cancelled()
         await asyncio.sleep(RETRY_SECONDS)

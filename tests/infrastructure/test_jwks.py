@@ -7,6 +7,7 @@ import asyncio
 import base64
 import hmac
 import json
+import threading
 import time
 from typing import Any
 
@@ -35,6 +36,33 @@ def verifier(service: UserService, **times: float) -> TokenVerifier:
     return TokenVerifier(
         Settings(auth_mode="jwt", auth_jwks_url=service.url), JwksKeys(service.url, waits), max_remembered=1
     )
+
+
+class HeldReads:
+    """Each read gets the keys that were published when it began, once `answer` is called."""
+
+    def __init__(self, service: UserService, *keys: SigningKey) -> None:
+        self._service = service
+        self._begun, self._answers = threading.Semaphore(0), threading.Semaphore(0)
+        self.publish(*keys)
+
+    def publish(self, *keys: SigningKey) -> None:
+        self._service.publish(*keys)
+        published = self._service.answer
+
+        def answer() -> tuple[int, bytes]:
+            self._begun.release()
+            self._answers.acquire(timeout=5)
+            return published()
+
+        self._service.answer = answer
+
+    async def next(self) -> None:
+        """Waits until the next read has begun."""
+        assert await asyncio.to_thread(self._begun.acquire, timeout=5)
+
+    def answer(self) -> None:
+        self._answers.release()
 
 
 async def refusal(checked: TokenVerifier, token: str) -> str:
@@ -145,7 +173,53 @@ async def test_tokens_with_unknown_key_ids_do_not_cause_many_reads() -> None:
         assert await checked.principal_of(ED.token())
         await asyncio.sleep(0.2)
         await asyncio.gather(*(refusal(checked, token) for token in tokens))
-        assert service.requests == 2  # all tokens waited for one read
+        assert service.requests == 3  # all tokens waited for one read, and all but the first for one more
+
+
+async def test_a_key_that_is_published_during_a_read_is_found_by_the_requests_that_wait_for_this_read() -> None:
+    with user_service(ED) as service:
+        reads = HeldReads(service, ED)
+        checked = verifier(service, answer=10, retry=60, first_retry=60)
+        first = asyncio.create_task(checked.principal_of(ED.token()))
+        await reads.next()
+        reads.publish(ED, NEW)
+        waiting = [asyncio.create_task(checked.principal_of(NEW.token(sub=str(number)))) for number in range(20)]
+        await asyncio.sleep(0)
+        reads.answer()
+        await reads.next()
+        reads.answer()
+        assert (await first).subject == "ann"
+        assert [principal.subject for principal in await asyncio.gather(*waiting)] == [*map(str, range(20))]
+        assert service.requests == 2
+
+
+async def test_unknown_key_ids_cause_at_most_two_reads_without_a_pause() -> None:
+    with user_service(ED) as service:
+        reads = HeldReads(service, ED)
+        checked = verifier(service, answer=10, retry=60, first_retry=60)
+        unknown = UNKNOWN.token()
+        waiting = [asyncio.create_task(refusal(checked, unknown))]
+        for _ in range(2):
+            await reads.next()
+            waiting += [asyncio.create_task(refusal(checked, unknown)) for _ in range(20)]
+            await asyncio.sleep(0)
+            reads.answer()
+        assert set(await asyncio.gather(*waiting)) == {NOT_ACCEPTED}
+        assert service.requests == 2
+
+
+async def test_a_read_that_failed_is_not_repeated_without_a_pause() -> None:
+    with user_service(ED) as service:
+        reads = HeldReads(service)
+        checked = verifier(service, answer=10, retry=60, first_retry=60)
+        first = asyncio.create_task(checked.principal_of(ED.token()))
+        await reads.next()
+        waiting = [asyncio.create_task(checked.principal_of(ED.token())) for _ in range(20)]
+        await asyncio.sleep(0)
+        reads.answer()
+        for outcome in await asyncio.gather(first, *waiting, return_exceptions=True):
+            assert isinstance(outcome, CannotCheckCredential)
+        assert service.requests == 1
 
 
 async def test_each_token_makes_the_store_try_again_until_it_has_keys() -> None:

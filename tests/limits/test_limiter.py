@@ -1,12 +1,13 @@
 """The limiter of one process, without Redis."""
 
 import time
+from math import ceil
 
 import pytest
 
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.limits.allowance import Allowance
-from infrastructure.limits.bursts import MAX_DEBT_SECONDS, BurstCount
+from infrastructure.limits.bursts import BYTES_OF_A_REQUEST, MAX_DEBT_SECONDS, BurstCount
 from infrastructure.limits.limiter import Limiter
 from infrastructure.limits.refusals import OverLimit
 from infrastructure.observability.metrics import Metrics
@@ -89,3 +90,23 @@ def test_requests_are_refused_for_about_max_debt_seconds_after_an_excess() -> No
     assert not burst.has(100.2 + MAX_DEBT_SECONDS)
     assert burst.has(100.2 + MAX_DEBT_SECONDS + burst.free_in(100.2 + MAX_DEBT_SECONDS) + 0.001)
     assert burst.is_idle(100.2 + MAX_DEBT_SECONDS + 1)
+
+
+@pytest.mark.parametrize("limit", [1, 4, 10])
+def test_no_shorter_wait_in_whole_seconds_than_the_stated_one_is_long_enough(limit: int) -> None:
+    for half_requests in range(2 * limit, 30 * limit):
+        burst = BurstCount(limit)
+        burst.take_more(100.0, half_requests * BYTES_OF_A_REQUEST // 2)
+        assert not burst.has(100.0)
+        seconds = ceil(burst.free_in(100.0))
+        assert burst.has(100.0 + seconds)
+        assert not burst.has(100.0 + seconds - 1)
+
+
+async def test_the_stated_wait_is_long_enough_for_all_limits_of_a_second() -> None:
+    limits = limiter(tenant={"requests_a_second": 100}, subject={"requests_a_second": 2})
+    ann = Allowance(limits, principal("ann"))
+    await ann.request(150 * BYTES_OF_A_REQUEST)
+    with pytest.raises(OverLimit) as refused:
+        await ann.request()
+    assert (refused.value.holder, ceil(refused.value.retry_after)) == ("subject", MAX_DEBT_SECONDS)
