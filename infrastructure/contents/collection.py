@@ -11,6 +11,7 @@ import structlog
 from psycopg import sql
 from psycopg_pool import PoolTimeout
 
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.stores.postgres import Pool
 
 KEEP_HOURS: Final = 24
@@ -76,4 +77,5 @@ class ContentCollector:
                     log.info("contents_collected", count=collected)
             except (psycopg.Error, PoolTimeout) as error:
                 log.warning("contents_not_collected", error_type=type(error).__name__)
+            raise_if_cancelled()
             await asyncio.sleep(INTERVAL_SECONDS)
