@@ -1,6 +1,6 @@
 """Measures the store. Each figure is compared with a floor or with another checkout, measured in the same run.
 
-    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|branches|all] [--against DIR] [--pairs 5] [--seconds 4]
+    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|search|lists|branches|files|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. A floor is usually the least work that any store must
 do. `docs/benchmarks/README.md` explains each figure.
@@ -38,6 +38,7 @@ from scripts.benchmarks.benchmark import (
 from scripts.benchmarks.branches import Branches
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Results, show
+from scripts.benchmarks.files import Files
 from scripts.benchmarks.lists import Lists
 from scripts.benchmarks.memory import Memory
 from scripts.benchmarks.neighbour import Neighbour
@@ -68,6 +69,7 @@ class BenchmarkName(StrEnum):
     SEARCH = "search"
     LISTS = "lists"
     BRANCHES = "branches"
+    FILES = "files"
     ALL = "all"
 
 
@@ -84,6 +86,7 @@ BENCHMARKS: Mapping[BenchmarkName, type[Benchmark]] = MappingProxyType(
         BenchmarkName.SEARCH: Search,
         BenchmarkName.LISTS: Lists,
         BenchmarkName.BRANCHES: Branches,
+        BenchmarkName.FILES: Files,
     }
 )
 

@@ -61,6 +61,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     active_conversations: int = 5_000
     large_items: int = 20_000
     listed_conversations: int = 100_000
+    image_bytes: int = 2_000_000
 
 
 class Benchmark(ABC):

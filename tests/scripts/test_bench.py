@@ -34,6 +34,7 @@ TINY = Sizes(
     searched_dialogues=5,
     active_conversations=20,
     large_items=300,
+    image_bytes=10_000,
     listed_conversations=2_500,  # so that every list has more than one page
 )
 
@@ -115,6 +116,10 @@ def test_branches_are_measured(store: BenchStore, floor: FloorServer) -> None:
 
     assert {"revise: 600 items, 12 branches", "context: a path of 12 branches"} <= set(measurements)
     assert len(measurements) == 2 * 6
+
+
+def test_pages_with_images_are_measured(store: BenchStore, floor: FloorServer) -> None:
+    assert set(measured(BenchmarkName.FILES, store, floor)) == {"page of 20 items with images"}
 
 
 def test_pages_and_the_time_from_commit_to_visible_are_measured(store: BenchStore, floor: FloorServer) -> None:
