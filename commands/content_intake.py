@@ -41,6 +41,9 @@ _FIELDS: Final = ("input", "item", "items", "messages")
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[67])")
 """With such an escape, a type can be written differently."""
 
+MAX_CONTENTS: Final = 1_000
+"""Images and files in one body. Each takes a look-up or a transaction."""
+
 _LARGE_CHARACTERS: Final = 64 * 1024
 """Longer data is decoded in a thread."""
 
@@ -77,7 +80,10 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
     `size`: of the body as JSON text. `max_bytes`: of what remains of it. Raises ApiError (400, 404, 413).
     """
     given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
-    found = list(slots(given))
+    found = [slot for slot in slots(given) if _file_id(slot) or not _is_elsewhere(slot)]
+    if len(found) > MAX_CONTENTS:
+        message = f"The body has more than {MAX_CONTENTS} images and files."
+        raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
     for slot in found:
         if slot.text.startswith(MARK):
             _refuse(slot, slot.name, f"it must not begin with `{MARK}`")
@@ -129,6 +135,11 @@ def _with_reference(taken: _Taken, slot: Slot) -> Mapping[str, Any]:
     }
     names_file = not slot.is_image and file.filename and not changed.get("filename")
     return {**changed, "filename": file.filename} if names_file else changed
+
+
+def _is_elsewhere(slot: Slot) -> bool:
+    """Whether the slot has a URL, or nothing."""
+    return not slot.text or slot.text.startswith(("http:", "https:"))
 
 
 def _id_field(slot: Slot) -> str:

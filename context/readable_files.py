@@ -13,7 +13,7 @@ from infrastructure.contents.file_store import PAGE_ITEMS, FileStore, NamingItem
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.event_log.version_lookup import MAX_BATCH_LOOKUPS
 
-MAX_PAGES: Final = 10
+MAX_PAGES: Final = 20
 """Of items that name the same file. Usually the first item that is found is readable."""
 
 MAX_CHECKED_FORKS: Final = 32

@@ -19,7 +19,7 @@ from infrastructure.stores.postgres import Pool
 WRITE_TURN_TIMEOUT_SECONDS: Final = 30.0
 """How long an upload waits for one of the connections that store files."""
 
-PAGE_ITEMS: Final = 200
+PAGE_ITEMS: Final = 50
 MAX_FORKS: Final = 1_000
 
 

@@ -319,6 +319,17 @@ async def test_a_content_that_is_gone_fails_the_request(settings: Settings, apis
     assert Log(settings.postgres_url).count() == before
 
 
+@pytest.mark.parametrize("model_api", ["chat"])
+async def test_a_content_that_lacks_bytes_is_sent_to_no_model(
+    settings: Settings, apis: Apis, provider: ScriptedProvider
+) -> None:
+    file_id = await upload(apis, png(300_000))
+    execute(settings.postgres_url, "DELETE FROM content_rows WHERE tenant_id = 'acme' AND number = 1")
+    answer = await apis.post(ANN, "/v1/responses", {"input": [with_image(file_id=file_id)]})
+    assert error_of(answer)[:2] == (409, "file_not_found")
+    assert provider.requests == []
+
+
 async def test_the_image_of_a_repeated_question_that_the_client_changed_is_named(
     settings: Settings, apis: Apis, provider: ScriptedProvider
 ) -> None:

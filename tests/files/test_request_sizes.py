@@ -91,3 +91,18 @@ async def test_a_line_of_an_import_may_have_a_large_image(settings: Settings, ap
     log = Log(settings.postgres_url)
     assert log.rows("SELECT count(*), sum(size) FROM contents") == [(1, len(photo))]
     assert len(await apis.listed(ANN)) == 2
+
+
+@pytest.mark.parametrize("model_api", ["chat"])
+async def test_a_body_has_at_most_a_thousand_images(settings: Settings, apis: Apis) -> None:
+    file_id = await upload(apis, png())
+    for part in ({"file_id": file_id}, {"image_url": data_uri(png())}):
+        message = with_image(**part)
+        message["content"] = [message["content"][1]] * 1_001
+        answer = await apis.post(ANN, "/v1/conversations", {"items": [message]})
+        assert error_of(answer)[:2] == (413, "request_too_large")
+        message["content"] = message["content"][:1_000]
+        assert (await apis.post(ANN, "/v1/conversations", {"items": [message]})).status_code == 200
+    assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(2,)]
+    message["content"] = [{"type": "input_image", "image_url": "https://example.com/a.png"}] * 1_001
+    assert (await apis.post(ANN, "/v1/conversations", {"items": [message]})).status_code == 200
