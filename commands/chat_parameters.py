@@ -74,7 +74,7 @@ def response_parameters(sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_expressible(sent: Mapping[str, Any], reason: str) -> None:
-    """Raises ApiError (400) if the request cannot be sent through the Responses API. `reason`: why that API is used."""
+    """Raises ApiError (400) if the request cannot be sent through the Responses API. `reason`: why the Responses API is used."""
     for param in _inexpressible(sent):
         message = f"`{param}` cannot be sent: {reason}, which does not have it."
         raise ApiError(400, message, code="unsupported_parameter", param=param)

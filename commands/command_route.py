@@ -292,12 +292,12 @@ def command_route(
     an empty body is None. With `streamed`, the handler gets an iterator over the body's chunks, and
     checks the type of a body that is not JSON lines.
 
-    `max_bytes`: of a body without its images and files. `keep`: what happens to those in this body.
+    `max_bytes`: the maximum for a body without its images and files. `keep`: what happens to these images and files.
 
-    `keeps_answer`: an answer that is stored with the idempotency key is the body that the client gets. Then a request
-    that the handler refuses gets the answer to the first request with its key, if there is one by then.
+    `keeps_answer`: the answer that is stored with the idempotency key is the body that the client gets. A request that
+    the handler refuses gets this answer, if another request with the key has stored one meanwhile.
 
-    `errors`: status codes besides ERRORS. From `body_media` on, arguments are only for the OpenAPI document.
+    `errors`: status codes besides ERRORS. The arguments after `body_media` are only for the OpenAPI document.
     """
     names = id_names(path)
 
@@ -383,7 +383,7 @@ async def validated(
 ) -> Model:
     """The body, with references in place of images and files. Raises ApiError (400, 404, 413).
 
-    `max_bytes`: of what remains in the body.
+    `max_bytes`: the maximum for what remains in the body.
     """
     size = len(raw)
     has_contents = may_have_contents(raw)

@@ -1,7 +1,4 @@
-"""Takes the data of images and files out of a request's body: contents are stored, and references take their places.
-
-This is done with every body before anything else reads it, so a reference in an item is always one that was made here.
-"""
+"""Puts references in the place of images and files in a request's body. Refuses references that clients send."""
 
 import asyncio
 import base64
@@ -39,7 +36,7 @@ _FIELDS: Final = ("input", "item", "items", "messages")
 """The fields of bodies that have items or messages."""
 
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00(?:5[fF]|[67])")
-"""With such an escape, a type can be written differently."""
+"""A body with such an escape may have types that `_SIGNS` does not find."""
 
 MAX_CONTENTS: Final = 1_000
 """Images and files in one body. Each takes a look-up or a transaction."""
@@ -66,18 +63,18 @@ class _Data(Struct, frozen=True):
 
 
 _Taken = dict[int, FoundFile]
-"""By the id of the slot's owner."""
+"""By `id(slot.owner)`."""
 
 
 def may_have_contents(raw: bytes) -> bool:
-    """Cheap: most bodies have none."""
+    """A fast check, because most bodies have no images or files."""
     return any(sign in raw for sign in _SIGNS) or (b"\\u00" in raw and _ESCAPED_LETTER.search(raw) is not None)
 
 
 async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
     """The body with references in place of data and ids.
 
-    `size`: of the body as JSON text. `max_bytes`: of what remains of it. Raises ApiError (400, 404, 413).
+    `size`: of the body as JSON text. `max_bytes`: the maximum for what remains. Raises ApiError (400, 404, 413).
     """
     given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
     found = [slot for slot in slots(given) if _file_id(slot) or not _is_elsewhere(slot)]
@@ -153,7 +150,7 @@ def _file_id(slot: Slot) -> str | None:
 
 
 async def _inline_data(tenant: str, slot: Slot) -> _Data | None:
-    """The data in a slot. None for URLs, and for anything that is neither a data URI nor base64. Raises ApiError."""
+    """The data in a slot, or None if the slot has no data. Raises ApiError."""
     text = slot.text
     label: str | None = None
     if text[:5].lower() == "data:":
@@ -187,7 +184,7 @@ async def _inline_data(tenant: str, slot: Slot) -> _Data | None:
 
 
 def _decoded(encoded: str) -> bytes | None:
-    """None unless encoding the result gives the same text again."""
+    """None if the decoded data, encoded again, would be another text."""
     last = encoded[-4:]
     try:
         if len(encoded) % 4 or base64.b64encode(base64.b64decode(last, validate=True)).decode() != last:

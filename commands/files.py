@@ -29,7 +29,7 @@ router = APIRouter()
 MAX_FILENAME_BYTES: Final = 255
 MIN_SECONDS, MAX_SECONDS = 3_600, 30 * 24 * 3_600
 BATCH_SECONDS: Final = MAX_SECONDS
-"""As in the official API, files of batches expire after 30 days."""
+"""As in the official API, files of batches expire after 30 days by default."""
 
 _IDEMPOTENCY: Final = {
     "Idempotency-Key": "A repeated upload with the same key gets the first file, as long as it exists."

@@ -109,7 +109,7 @@ class Progress(Struct):
 
 
 def _severity(error: ApiError) -> int:
-    """2 for an unknown outcome, 1 for another failure of this store, 0 for a refusal."""
+    """0 for a refusal, 1 for a failure after which a retry can help, 2 for other failures."""
     return 0 if error.status < 500 else 1 if error.retry else 2
 
 
@@ -259,7 +259,7 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncGenerator[tuple[int, bytes 
 
 
 class _PartialLine:
-    """A line that arrives. A large one waits on disk."""
+    """A line while it arrives. A large line is kept on disk."""
 
     def __init__(self) -> None:
         self._small = bytearray()
@@ -281,7 +281,7 @@ class _PartialLine:
             self._large.write(part)
 
     def take(self) -> bytes | LargeBody | None:
-        """The whole line, which is empty then. None if it is blank."""
+        """Returns the line, and starts an empty one. None for a small blank line."""
         if self._large is not None:
             large, self._large = self._large, None
             return large

@@ -215,7 +215,7 @@ def _take_over(app: Starlette, leases: ReplyLeases) -> Callable[[Orphan], Awaita
 
 
 def _models(settings: Settings, metrics: Metrics, pool: Pool) -> tuple[Models, ModelProvider, LearntModels, ModelWatch]:
-    """What the process knows of models, and where it learns it. `pool` must be able to write."""
+    """Makes the objects that know the models. `pool` must be able to write."""
     models = Models(settings)
     provider = ModelProvider(settings, metrics, on_list=models.set_listed)
     learnt = LearntModels(pool, settings.openai_base_url, models.set_learnt)

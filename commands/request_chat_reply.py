@@ -124,10 +124,9 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 
 
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
-    """If an existing conversation refuses, tries a branch after the match, and then a fork. Without a match, tries only
-    the fork.
+    """If an existing conversation refuses, tries a branch after the match, and then a fork.
 
-    Raises ConversationIsEnded if the client only named the conversation.
+    Without a match, raises ConversationIsEnded, or tries only the fork after other refusals.
     """
     try:
         return await _append_request(context, request, target)

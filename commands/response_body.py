@@ -67,7 +67,7 @@ _STORED = (
     "truncation",
     "user",
 )
-"""The parameters that are recorded with a reply, as the client set them."""
+"""The parameters that are recorded with a reply."""
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
 """Unsupported parameters, with the values that are accepted because they request nothing. Null is always accepted."""
@@ -320,7 +320,7 @@ class CreateResponse(OptionsBody, Body):
 
 
 def is_stored(body: Any) -> bool:
-    """Of a body that is not validated yet."""
+    """Whether the reply is stored. `body` need not be validated."""
     return not isinstance(body, dict) or body.get("store") is not False
 
 

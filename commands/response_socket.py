@@ -145,7 +145,7 @@ class _ResponseSocket:
             self._unstored.forget(self._socket)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
         if may_have_contents(raw):
-            # The next reply may continue from one that is not stored, so the data stays in its items.
+            # The data of an unstored reply stays in its items, because the next reply may continue from it.
             keep: Keep = "stored" if is_stored(fields) else "inline"
             fields = await take_contents(
                 context.contents, fields, size=len(raw), max_bytes=MAX_REQUEST_BYTES, keep=keep

@@ -91,7 +91,7 @@ async def context_with_summary(
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
-    """The limit in tokens that the context exceeds. None if there is none, or if nothing asks for a summary."""
+    """The limit in tokens that the context exceeds. None if the context exceeds no limit, or if nothing asks for a summary."""
     thresholds = [
         entry["compact_threshold"]
         for entry in parameters.get("context_management") or ()

@@ -23,7 +23,7 @@ async def request_unless_repeated(
 ) -> Reply:
     """Calls `request`. A repeat gets the reply of the first request.
 
-    If `request` is refused, the idempotency key is still free. A summary that was made for the reply stays.
+    If `request` is refused, a summary that was made for the reply stays.
     """
     if (recorded := await _first_reply(context, stored=stored)) is not None:
         await context.allowance.follow()

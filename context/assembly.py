@@ -274,7 +274,7 @@ class Contexts:
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
         """The snapshot may have any version.
 
-        None if there is no usable snapshot, or if it has copies of deleted items.
+        None if there is no usable snapshot, or if the snapshot has copies of deleted items.
         """
         assert self._reader.tenant is not None
         recent = await self._shared.find_snapshot(
@@ -299,7 +299,7 @@ class Contexts:
 
 
 async def _with_contents(reader: Reader, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The body with the data of its contents, and its SHA-256. A large body is hashed in a thread."""
+    """The body with the data of images and files, and the SHA-256 of this body."""
     inlined = await with_contents(reader, body)
     if inlined is body:
         return body, request_sha256(body)

@@ -84,7 +84,7 @@ class Reader(Protocol):
         """
 
     async def content_row(self, sha256: bytes, number: int) -> bytes | None:
-        """A row of the content with this hash; None if it is not there. Each has ROW_BYTES but the last one."""
+        """A row of the content with this hash; None if it is not there. Each row but the last has ROW_BYTES."""
 
     async def head_moved(self, conversation_id: str, *, until: int) -> Recorded | None:
         """The last HeadMoved with version <= `until`; None if there is none."""
@@ -188,7 +188,7 @@ async def inherited_summary(
 ) -> tuple[int, ContextCompacted] | None:
     """(version, event) of the summary that the path inherits. `end`: the path's newest segment.
 
-    If that summary is withdrawn or ends after the path, an earlier summary is returned.
+    If that summary is withdrawn or ends after the path, returns an earlier one or None.
     """
     if summary is None:
         return None

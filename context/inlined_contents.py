@@ -11,7 +11,7 @@ from domain.errors import ContentGone, ContentsTooLarge
 from infrastructure.contents.content_store import row_count
 
 MAX_INLINE_BYTES: Final = 50 * 1024 * 1024
-"""Of all data in one request, as base64."""
+"""The maximum for all data in one request, as base64."""
 
 Body = dict[str, Any]
 
@@ -43,7 +43,7 @@ def names_contents(body: Body) -> bool:
 
 
 async def encoded_content(reader: Reader, reference: ContentReference) -> str:
-    """As base64. Raises ContentGone if the content is not there, or not all of it."""
+    """The content as base64. Raises ContentGone if a part of the content is missing."""
     rows = [await reader.content_row(reference.sha256, number) for number in range(row_count(reference.size))]
     data = b"".join(row for row in rows if row is not None)
     if len(data) != reference.size:

@@ -99,7 +99,7 @@ def _part_tokens(part: Any) -> int:
 
 
 def _characters_of_text_file(data: Any) -> int:
-    """Of its data URI. 0 for a file that is no text."""
+    """The length of the file's data URI. 0 for a file that is no text."""
     if not isinstance(data, str):
         return 0
     reference = reference_of(data)

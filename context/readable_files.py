@@ -1,4 +1,4 @@
-"""Finds files by their ids: those that the caller uploaded, and those in items that the caller may read."""
+"""Finds files that the caller uploaded, and files in items that the caller may read."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -14,13 +14,13 @@ from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.event_log.version_lookup import MAX_BATCH_LOOKUPS
 
 MAX_PAGES: Final = 20
-"""Of items that name the same file. Usually the first item that is found is readable."""
+"""The maximum for pages of items that name a file. Usually the first item that is found is readable."""
 
 MAX_CHECKED_FORKS: Final = 32
-"""Of those that the caller may read. Usually one is enough."""
+"""Counts only forks that the caller may read. Usually one fork is enough."""
 
 MAX_READ_ITEMS: Final = 10
-"""So many items of a fork are read at once. Each may have a megabyte."""
+"""At most this many items of a fork are read at once. Each may have a megabyte."""
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class FoundFile(Struct, frozen=True):
 
 
 async def find_files(reader: PrincipalReader, store: FileStore, file_ids: Collection[str]) -> dict[str, FoundFile]:
-    """By id. A file that is not there, or that the caller may not read, is absent."""
+    """The files by id, without files that do not exist or that the caller may not read."""
     if not file_ids:
         return {}
     uploaded = await store.get_each(reader_of(reader.principal), file_ids)
@@ -44,7 +44,7 @@ async def find_files(reader: PrincipalReader, store: FileStore, file_ids: Collec
 
 
 async def files_in_items(reader: PrincipalReader, store: FileStore, file_ids: Collection[str]) -> dict[str, FoundFile]:
-    """Those that an item names which the caller may read, also through a fork that inherits it."""
+    """The files in items that the caller may read, also through a fork that inherits the item."""
     found: dict[str, FoundFile] = {}
     missing = list(file_ids)
     for page in range(MAX_PAGES):
@@ -75,7 +75,7 @@ def _ids(naming: NamingItem) -> set[str]:
 
 
 async def _readable_conversations(reader: PrincipalReader, conversation_ids: Collection[str]) -> dict[str, int]:
-    """The versions of those that the caller may read."""
+    """The versions of the conversations that the caller may read."""
     found: dict[str, int] = {}
     for page in _pages(list(conversation_ids), MAX_BATCH_LOOKUPS):
         for conversation_id, head in zip(page, await reader.head_of_each(page), strict=True):
@@ -85,7 +85,7 @@ async def _readable_conversations(reader: PrincipalReader, conversation_ids: Col
 
 
 async def _inherited(reader: PrincipalReader, store: FileStore, naming: Sequence[NamingItem]) -> list[NamingItem]:
-    """For each file one item that a fork shows to the caller, if there is one."""
+    """The items that forks show to the caller. Stops when each file has such an item."""
     origins = {each.conversation_id for each in naming}
     forks = await store.forks_of(reader.tenant, reader.principal.subject, origins)
     versions = await _readable_conversations(reader, forks)

@@ -84,7 +84,8 @@ async def rerender(
 ) -> Rerendered:
     """Raises psycopg.Error, UnreadableEvent and LogMoved, and what `turn` raises.
 
-    `turn`: waits until the contents of the request may be read, which need up to 50 MB of memory. Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
+    `turn`: waits for a turn to read the request's images and files, which need up to 50 MB of memory. Without
+    `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
     """
     request = requested.event
     assert isinstance(request, ReplyRequested)
@@ -190,7 +191,7 @@ async def _rerender_transcript(
 
 
 async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Turn) -> bool:
-    """Contents are put back first. False if they are gone."""
+    """Puts images and files back first. False if one of them is gone."""
     if not names_contents(body):
         return request_sha256(body) == shown.request_sha256
     async with turn():
@@ -212,10 +213,7 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
 
 
 async def _end(reader: Reader, requested: Recorded, request: ReplyRequested) -> PathSegment:
-    """The path to `after`, or the path that was active when the request was recorded.
-
-    A repeated request may have been sent while another path was active.
-    """
+    """The path to `after`, or the path that was active when the request was recorded."""
     conversation_id = requested.conversation_id
     branches = (
         request.after.path if request.after else await active_branches(reader, conversation_id, requested.version)

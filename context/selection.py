@@ -153,7 +153,7 @@ def _content_lengths(others: Sequence[tuple[int, Item]], unsent: Collection[int]
 def _within(
     max_content_length: int, contents: Mapping[int, int], always_sent: Collection[int], starts: Iterable[int]
 ) -> Iterator[int]:
-    """The starts of windows whose contents are not too long. Raises ContentsTooLarge if all windows have too many."""
+    """The starts of windows whose contents are not too long. Raises ContentsTooLarge if the contents of every window are too long."""
     is_found: bool | None = None
     for start in starts:
         is_found = is_found or False

@@ -1,4 +1,4 @@
-"""Finds the summaries of a path in the log: the active one, and those that undo and redo change.
+"""Finds the active summary of a path in the log, and the summaries that undo and redo change.
 
 A summary belongs to each path through the last item that it covers. The newest summary of a path that is neither
 undone nor withdrawn is active.

@@ -1,7 +1,7 @@
 """Finds out whether a summary is withdrawn.
 
-A summary is withdrawn if an item at a depth that it covers was deleted or restored after the items were read for it,
-or if the original of a covered copy is deleted.
+A summary is withdrawn if an item at a covered depth was deleted or restored after the summary's items were read, or
+if the original of a covered copy is deleted.
 
 This is found out when the summary is read, because no event says so.
 """

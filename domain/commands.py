@@ -323,7 +323,8 @@ class CompactContext(Command, frozen=True, kw_only=True):
 class UndoCompaction(Command, frozen=True, kw_only=True):
     """Undoes the summary `undone`. 0: there is none to undo. `active`: the version of the summary that is active then.
 
-    `read_version`: when these were read. Refused as CompactContext, and if the head was moved later.
+    `read_version`: when these summaries were read. Refused if an item was retracted or restored, a summary was changed,
+    or the head was moved later.
     """
 
     undone: int

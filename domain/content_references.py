@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 MARK: Final = "content:"
-"""No client may send a text that begins so where a reference can stand."""
+"""A client may not send a text with this beginning in a slot."""
 
 FILE_BEGINNING: Final = "file-"
 
@@ -46,9 +46,9 @@ class ContentReference(Struct, frozen=True):
 
 
 class Slot(Struct, frozen=True):
-    """Where a reference, a data URI or base64 may stand: `owner[name]`. `path`: of `owner`.
+    """A reference, a data URI or base64 may stand in `owner[name]`. `path`: the path of `owner`.
 
-    Beside it, `owner` may have a `file_id`.
+    `owner` may also have a `file_id`.
     """
 
     owner: Mapping[str, Any]
@@ -74,13 +74,13 @@ def reference_of(text: str) -> ContentReference | None:
 
 
 def inline_reference(tenant: str, sha256: bytes, size: int, label: str | None) -> ContentReference:
-    """Of data that was sent inside an item. The same data has the same reference, so that a repeated item is recognised."""
+    """The reference of data that was sent inside an item. It depends only on the arguments, so that a repeated item is recognised."""
     named = hashlib.sha256(b"\0".join((tenant.encode(), sha256, (label or "base64").encode()))).hexdigest()
     return ContentReference(FILE_BEGINNING + named[:32], sha256, size, label)
 
 
 def split_data_uri(text: str) -> tuple[str, str] | None:
-    """(label, base64). None if it is no data URI with base64."""
+    """(label, base64). None if `text` is no data URI with base64."""
     match = _DATA_URI.match(text)
     return (match[1], text[match.end() :]) if match and text.startswith("data:") else None
 
@@ -98,7 +98,7 @@ def slot_of(value: Mapping[str, Any], path: str = "") -> Slot | None:
 
 
 def slots(value: Any, path: str = "") -> Iterator[Slot]:
-    """Every slot in an item, a message, or a list of them."""
+    """Every slot in an item, a message, or a list."""
     if isinstance(value, list):
         for index, member in enumerate(value):
             yield from slots(member, f"{path}[{index}]")
@@ -140,7 +140,7 @@ def with_slots(value: Any, change: Callable[[Slot], Mapping[str, Any]]) -> Any:
 
 
 def for_clients(value: Any) -> Any:
-    """A `file_id` in place of each reference. In a chat message an image has a URL alone: the id takes its place."""
+    """A `file_id` in place of each reference. In an image of a chat message, the id takes the place of the URL."""
 
     def named(slot: Slot) -> Mapping[str, Any]:
         reference = reference_of(slot.text)

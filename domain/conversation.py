@@ -1,7 +1,7 @@
 """The state that commands are decided on, and how each event changes it.
 
-Its size does not grow with the number of items. `evolve` checks no rules: a stricter rule must not make an old
-conversation unreadable.
+The state's size does not grow with the number of items. `evolve` checks no rules, because a stricter rule must not
+make an old conversation unreadable.
 """
 
 from collections.abc import Iterable
@@ -265,7 +265,7 @@ def _has_leaf(state: Conversation, event: ItemAppended) -> bool:
 
 
 def _with_head(state: Conversation, version: int, event: HeadMoved) -> Conversation:
-    """A reply that would be appended at the old head gets the old head as its leaf, until this is the head again."""
+    """A reply that would be appended at the old head gets the old head as its leaf, until the old head is the head again."""
     if event.item_id == state.head:
         return replace(state, version=version, moved_at=version, path=event.path)
 

@@ -143,14 +143,14 @@ def without_listed_fields(item: Item) -> Item:
 
 
 def as_stored(item: Item) -> bytes:
-    """The item as JSON text. The client's `id` stays in it if `given_id` accepts it."""
+    """The item as JSON text. The client's `id` stays if `given_id` accepts it."""
     if "id" in item and given_id(item) is None:
         item = {name: value for name, value in item.items() if name != "id"}
     return msgspec.json.encode(item)
 
 
 def given_id(item: Mapping[str, Any]) -> str | None:
-    """The item's own id. None if it cannot be kept."""
+    """The client's id of the item. None if this id cannot be kept."""
     item_id = item.get("id")
     return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_GIVEN_ID_LENGTH else None
 

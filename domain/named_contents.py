@@ -22,7 +22,7 @@ _SIGN: Final = f'"{MARK}{FILE_BEGINNING}'.encode()
 
 
 class NamedContent(Struct, frozen=True, gc=False):
-    """`item_id`: the item that names the content; the response's id if only its transcript does. `copy_of`: as in ItemAppended."""
+    """`item_id`: the item that names the content; the response's id if a transcript names the content. `copy_of`: as in ItemAppended."""
 
     item_id: str
     reference: ContentReference

@@ -4,7 +4,7 @@ import asyncio
 
 
 def raise_if_cancelled() -> None:
-    """Call it once in a round, after the calls of a store's client.
+    """Call this once in each round, after the calls of a store's client.
 
     Such a call can swallow a CancelledError, or raise another error in its place. Up to Python 3.11,
     `asyncio.wait_for` swallows it if the awaited call has just ended.

@@ -1,4 +1,4 @@
-"""An id is a prefix that names the kind, and a UUIDv7 in hex. Ids of one kind sort by time."""
+"""An id is a prefix that names the kind, and a UUIDv7 in hex. Minted ids of one kind sort by time."""
 
 import re
 from functools import lru_cache

@@ -45,7 +45,7 @@ class ModelSettings(BaseModel):
 class Settings(BaseSettings):
     """The environment variables of one process. The variable of a field is the field's name in capitals."""
 
-    # An error must not print the values: some are secrets.
+    # An error must not print the values, because some are secrets.
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     postgres_url: str = Field(

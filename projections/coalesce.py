@@ -112,7 +112,7 @@ def conversation_of(document: Document) -> tuple[str, str]:
 def apply_to(document: Document, update: Update) -> None:
     """Changes the document like MongoDB (`$set`, `$inc`, `$unset`). A dotted name is a field of a nested object.
 
-    A number in it is an index of an array.
+    A number in such a name is an index of an array.
     """
     for name, value in update.set.items():
         parent, last = _parent(document, name)

@@ -1,4 +1,4 @@
-"""Retries a step of a rebuild or a repair while projectors move the positions that it depends on."""
+"""Retries a step of a rebuild or a repair while projectors move the positions that the step depends on."""
 
 import asyncio
 import time

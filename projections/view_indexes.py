@@ -33,7 +33,7 @@ async def create_indexes(database: Database, view: str, collection: str) -> None
 
 
 async def check_indexes(database: Database) -> None:
-    """Corrects the indexes of all views. After an error of MongoDB, tries again until it succeeds."""
+    """Corrects the indexes of all views. After an error of MongoDB, tries again until the check succeeds."""
     positions = ViewPositions(database)
     pause = _FIRST_PAUSE_SECONDS
     while True:

@@ -5,13 +5,13 @@ Views lag behind the log. So a read has four steps:
 1. Look up in Postgres the last position of the conversation or tenant, and the log's incarnation.
 2. Wait until the views have reached that position in this log.
 3. Read the documents.
-4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.
+4. Read the views' positions again. If a view was reset meanwhile, documents may be missing, so the answer is a 503.
 
 Without Postgres, the answer shows what the views have, with `X-Consistency: unverified`. A conversation that the views
 lack is a 503. A conversation is also a 503 if the caller is neither its owner nor an admin, because a share may have been
 withdrawn.
 
-A parked conversation is a 503. A list that may lack one has `X-Consistency: parked`.
+A parked conversation is a 503. A list that may lack a parked conversation has `X-Consistency: parked`.
 """
 
 import asyncio
@@ -162,7 +162,7 @@ class Consistency:
     ) -> ConversationRead:
         """Returns once these views show all events of the conversation that are committed now.
 
-        Raises ConversationNotFound also if the caller may not see it. Raises PostgresUnavailable and ApiError 503.
+        Raises ConversationNotFound also if the caller may not see the conversation. Raises PostgresUnavailable and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         head, positions = await asyncio.gather(
@@ -284,7 +284,7 @@ class Consistency:
         try:
             return await self.checked.are_of(read.incarnation, read.needed(positions))
         except LogMoved as error:
-            raise _views_behind() from error  # `position` is of another log
+            raise _views_behind() from error  # `position` may be of another log
 
     async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> Positions:
         """Also starts the read. Raises ApiError 503 at the deadline."""

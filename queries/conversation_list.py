@@ -230,9 +230,7 @@ def _beginning_of(seconds: int, field: Literal["id", "activity"]) -> str:
 
 
 class _Visible(Struct, frozen=True):
-    """Conversations that the caller may see. `term`: they all have it in `lists`. `is_few`: no
-    other term is rarer.
-    """
+    """Conversations that the caller may see. All have `term` in `lists`. `is_few`: no other term is rarer."""
 
     filters: Sequence[Document]
     term: str
@@ -245,7 +243,7 @@ class _Visible(Struct, frozen=True):
 
 
 def _visible(query: ConversationsQuery, principal: Principal, *, with_shares: bool) -> list[_Visible]:
-    """No conversation is in two of these."""
+    """No conversation matches two of these selections."""
     subject, owner = principal.subject, query.owner
     if principal.may("admin") and query.shared is None:
         return [_Visible([], ALL) if owner is None else _Visible([{"owner": owner}], owner_term(owner))]

@@ -38,7 +38,7 @@ router = APIRouter(tags=["events"])
 MAX_LIMIT = 1000
 _CHUNK_EVENTS = 100
 _CHUNK_BYTES = 1024 * 1024
-"""In bytes of decompressed events."""
+"""Bytes of decompressed events."""
 
 _MARK = MARK.encode()
 _HASHES = frozenset({"request_sha256", "sha256", "settings", "summary"})

@@ -123,7 +123,7 @@ async def _content(context: QueryContext, file_id: str) -> _Content:
 
 
 async def _rows(context: QueryContext, file_id: str, content: _Content, start: int, end: int) -> AsyncIterator[bytes]:
-    """Checks again, every second, whether the caller may read the file. A reader that is slow holds no connection."""
+    """Checks again, every second, whether the caller may read the file. A slow client holds no connection."""
     checked_at = time.monotonic()
     for number in range(start // ROW_BYTES, -(-end // ROW_BYTES)):
         if time.monotonic() - checked_at > CHECK_SECONDS:
@@ -159,7 +159,7 @@ async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str |
 
 
 def _requested_part(context: QueryContext, size: int, tag: str) -> tuple[int, int] | None:
-    """(first byte, after the last byte). None for the whole file. Raises ApiError (416). As in RFC 9110, 14."""
+    """(index of the first byte, index after the last byte), as in RFC 9110, 14. None for the whole file. Raises ApiError (416)."""
     headers = context.request.headers
     requested = _RANGE.fullmatch(headers.get("range", ""))
     if requested is None or headers.get("if-range", tag) != tag:

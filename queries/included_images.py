@@ -33,7 +33,7 @@ async def include_images(context: QueryContext, page: Page, include: Collection[
 
 
 async def with_images(context: QueryContext, entry: bytes) -> bytes:
-    """`entry`: an item as JSON. The caller may read it."""
+    """`entry`: an item as JSON, which the caller may read."""
     if _SIGN not in entry:
         return entry
     item = msgspec.json.decode(entry)

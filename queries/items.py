@@ -51,7 +51,7 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
     """
     if query.is_first_page and query.as_of is None:
         await context.check_modified(conversation_id, inherits=True)
-    # An item's place never changes, so it can be read before the view has caught up.
+    # An item's place never changes, so the place can be read before the view has caught up.
     read, known_places = await asyncio.gather(
         read_with_origins(context, conversation_id, "items"), places_in_view(context, conversation_id, query)
     )

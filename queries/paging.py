@@ -75,7 +75,7 @@ def unknown_cursor(param: CursorParam, what: str) -> ApiError:
 
 
 class Page(Struct, kw_only=True):
-    """A page of encoded entries. `has_copies`: it may depend on other conversations (copies, inherited items)."""
+    """A page of encoded entries. `has_copies`: the page may have copies or inherited items."""
 
     limit: int
     max_bytes: int
@@ -127,7 +127,7 @@ async def fetch_page(
 
     `then`: further filters. The documents of a filter come after the documents of all filters before it.
     `merged`: further filters. Their documents are merged in the order of `field`. No document may match two filters.
-      They are not one filter with `$or`, because MongoDB would try many plans for it. Do not pass `then` as well.
+      These filters are not joined with `$or`, because MongoDB would try many plans for it. Do not pass `then` as well.
     `after`, `before`: the values of `field` at the cursors.
 
     A page that is not small waits for its turn. Raises as `Consistency.check` does, and ApiError (503) when a large

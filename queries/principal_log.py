@@ -105,7 +105,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.deleted_items(item_ids, inherited_by))
 
     async def file_in_items(self, store: FileStore, file_id: str) -> FoundFile | None:
-        """A file that an item names which the caller may read."""
+        """A file in an item that the caller may read."""
         found = await self._look_up(lambda reader: files_in_items(reader, store, [file_id]))
         return found.get(file_id)
 
@@ -140,7 +140,7 @@ class PrincipalLog:
         return await self._look_up(lookup)
 
     async def requested_even_if_deleted(self, response_id: str) -> Recorded | None:
-        """As `reply_requested`, also for a deleted response. Does not check who may see it.
+        """As `reply_requested`, also for a deleted response. Does not check who may see the response.
 
         None also if the response's events have more than MAX_PAGE_BYTES.
         """

@@ -237,7 +237,7 @@ async def _visible(
     """The ids of the items that the caller may see.
 
     If the view has all events of a conversation, the view knows which items are retracted. The log is asked about items of
-    other conversations, and about copies.
+    all other conversations, and about copies.
     """
     readable = {
         conversation_id: head

@@ -2,7 +2,7 @@
 
     stream:{response_id}   STREAM, one entry per event: id `1-{sequence_number}`, field `d` the encoded event
 
-The stream expires some time after the reply's end. Redis may lose entries at any time.
+The stream expires some time after its newest event. Redis may lose entries at any time.
 """
 
 import asyncio
@@ -55,8 +55,8 @@ for n, stream in ipairs(KEYS) do
 end
 """
 # One call for a batch, because the client needs longer to parse a thousand answers than Redis to run the commands. On a
-# retry, Redis refuses the entries of the first try. The script ends at any other error, because all streams would have
-# it.
+# retry, Redis refuses the entries of the first try. The script ends at any other error, because the
+# error would concern all streams.
 
 OnWritten = Callable[[int], None]
 """Called with the number of the newest event that clients may see."""

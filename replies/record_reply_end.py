@@ -38,7 +38,7 @@ async def record_reply_end(
     pause = 0.1
     outcome_unknown = False
     started_at = time.monotonic()
-    # No `raise_if_cancelled`: the task of a stopped reply was cancelled, and its end must be appended.
+    # No `raise_if_cancelled`, because the end of a stopped reply must be appended although its task was cancelled.
     while True:
         try:
             return await events_log.append(request)

@@ -1,7 +1,7 @@
 """Keeps the API keys in memory. A request with a known key is checked without a round trip.
 
-One task reads the changes every POLL_SECONDS, and when a request has an unknown key. After each read it pauses for
-MIN_PAUSE_SECONDS, however many unknown keys arrive. NOTIFY is not used, because a notification can be lost. While
+One task reads the changes every POLL_SECONDS, and when a request has an unknown key. After each read, the task pauses
+for at least MIN_PAUSE_SECONDS. NOTIFY is not used, because a notification can be lost. While
 Postgres is unavailable, the keys in memory still work.
 """
 
@@ -245,6 +245,6 @@ def _resolve(waiting: list[asyncio.Future[None]], error: psycopg.Error | None) -
 
 
 async def _decode_json(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Plans the statement once."""
+    """Decodes pages with msgspec, and plans the statement once."""
     set_json_loads(msgspec.json.Decoder(_Page).decode, connection)
     await connection.execute("SET plan_cache_mode = force_generic_plan")

@@ -48,8 +48,8 @@ class JwksKeys:
         self._may_follow = False
         """Whether a read without a pause may follow the last one."""
         self._reading: asyncio.Task[None] | None = None
-        # Redirects are not followed: another address must not decide which tokens are valid. No connection stays open,
-        # so the client need not be closed.
+        # Redirects are not followed, because another address must not decide which tokens are valid. No connection stays
+        # open, so the client need not be closed.
         self._client = httpx2.AsyncClient(
             follow_redirects=False, timeout=self._times.answer, limits=httpx2.Limits(max_keepalive_connections=0)
         )
@@ -62,7 +62,7 @@ class JwksKeys:
         return self._published
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | None:
-        """Without an id, the only key of the algorithm. Raises CannotCheckCredential if keys were never read."""
+        """Without an id, finds the key of the algorithm, if there is only one. Raises CannotCheckCredential if keys were never read."""
         running = self._reading
         key = _find(self.current, key_id, algorithm)
         if key is None and running is not None:
@@ -79,7 +79,7 @@ class JwksKeys:
     def _start_reading(self, *, follows: bool = False) -> asyncio.Task[None] | None:
         """None if the last read ended too recently.
 
-        `follows`: needs no pause, unless the last read failed or needed none either. So unknown key ids cause at most
+        `follows`: needs no pause if the last read succeeded and came after a pause. So unknown key ids cause at most
         two reads without a pause between them.
         """
         pause = self._times.retry if self._published else self._times.first_retry
@@ -100,7 +100,7 @@ class JwksKeys:
             self._read_at = time.monotonic()
             self._may_follow = may_be_followed
         except Exception as error:  # noqa: BLE001 - whatever the error is, the keys were not read
-            # The error's text is not logged: it may contain the URL, and the URL a password.
+            # The error's text is not logged, because it may contain the URL with a password.
             log.warning("jwks_not_read", error_type=type(error).__name__, keys=len(self._published))
         finally:
             self._ended_at = time.monotonic()
@@ -108,7 +108,7 @@ class JwksKeys:
 
     async def _fetch(self) -> bytes:
         text = bytearray()
-        # No compression: a small answer could become a very large one.
+        # No compression, because a small answer could become a very large one.
         async with self._client.stream("GET", self._url, headers={"accept-encoding": "identity"}) as answer:
             if answer.status_code != 200:
                 raise _Unusable

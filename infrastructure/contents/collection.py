@@ -1,6 +1,6 @@
 """Deletes expired files, and the contents that nothing names any more, in a task of its own.
 
-A content is kept for KEEP_HOURS after it was last stored: an append that names it may still come.
+A content is kept for KEEP_HOURS after it was last stored, because an append that names it may still come.
 """
 
 import asyncio
@@ -61,8 +61,8 @@ class ContentCollector:
     async def _delete(self, connection: psycopg.AsyncConnection[Any], tenant: Any, sha256: Any) -> bool:
         """False if somebody stores or names the content at this moment.
 
-        What names it needs a lock of its row, because of the foreign key. So after this lock, the second statement sees
-        everything that names it, and nothing more can come.
+        A row that names the content needs a lock of the content's row, because of the foreign key. So after this lock,
+        the second statement sees all rows that name the content, and no more can be added.
         """
         values = {"tenant": tenant, "sha256": sha256, "hours": self._keep_hours}
         async with connection.transaction():

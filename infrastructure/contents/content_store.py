@@ -19,9 +19,10 @@ _ADD_ROW: Final = """
 async def keep_content(
     connection: AsyncConnection[Any], tenant: str, *, sha256: bytes, size: int, rows: Iterable[bytes]
 ) -> None:
-    """`rows`: of ROW_BYTES, the last one may be shorter. Stores the content, unless the tenant has it already. Call it in a transaction, before what names the content.
+    """Stores the content, unless the tenant has it already. `rows`: parts of ROW_BYTES; the last part may be shorter.
 
-    Two transactions that store the same bytes wait for each other here, and so does one for a collection of them.
+    Call this in a transaction, before what names the content is stored. A transaction waits here while another one
+    stores or deletes the same content.
     """
     named = {"tenant": tenant, "sha256": sha256}
     row = await (await connection.execute(_KEEP, {**named, "size": size})).fetchone()
@@ -31,5 +32,5 @@ async def keep_content(
 
 
 def row_count(size: int) -> int:
-    """Of a content with `size` bytes."""
+    """How many rows a content of `size` bytes has."""
     return -(-size // ROW_BYTES)

@@ -17,7 +17,7 @@ from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
 
 WRITE_TURN_TIMEOUT_SECONDS: Final = 30.0
-"""How long an upload waits for one of the connections that store files."""
+"""How long a request waits for one of the connections that store files."""
 
 PAGE_ITEMS: Final = 50
 MAX_FORKS: Final = 1_000
@@ -67,7 +67,7 @@ class NamingItem(Struct, frozen=True, kw_only=True):
 
 
 class Reader(Struct, frozen=True):
-    """Whose files are meant. `subject` None: those of everybody in the tenant, for an admin."""
+    """Whose files are meant. `subject` None: the files of everybody in the tenant, for an admin."""
 
     tenant: str
     subject: str | None
@@ -182,7 +182,7 @@ class FileStore:
         values = {"tenant": tenant, "hashes": list(contents)}
         async with self._pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection:
             fresh = {sha256 for (sha256,) in await (await connection.execute(_FRESH, values)).fetchall()}
-            # One transaction for each: two requests with the same two contents must not wait for each other.
+            # One transaction for each content, because two requests with the same two contents must not wait for each other.
             for sha256, data in contents.items():
                 if sha256 not in fresh:
                     rows = (data[start : start + ROW_BYTES] for start in range(0, len(data), ROW_BYTES))
@@ -192,7 +192,7 @@ class FileStore:
     async def naming(
         self, tenant: str, subject: str, file_ids: Collection[str], *, skip: int = 0, limit: int = PAGE_ITEMS
     ) -> list[NamingItem]:
-        """For each file, `limit` of the items that name it, those of the subject first, without the first `skip`.
+        """For each file, at most `limit` items that name it, after the first `skip`. The subject's items come first.
 
         Does not check who may read the items. Contents that only a transcript names are left out.
         """
@@ -205,7 +205,7 @@ class FileStore:
             return await cursor.fetchall()
 
     async def forks_of(self, tenant: str, subject: str, conversation_ids: Collection[str]) -> list[str]:
-        """Forks of these conversations, and their forks: those of the subject first, the newest first, at most MAX_FORKS."""
+        """At most MAX_FORKS direct and indirect forks of these conversations. The subject's forks come first, then the newest."""
         origins = list(map(uuid_of, conversation_ids))
         values = {"tenant": tenant, "subject": subject, "origins": origins, "limit": MAX_FORKS}
         async with self._pool.connection() as connection:
@@ -213,7 +213,7 @@ class FileStore:
         return [conversation_id(fork) for (fork,) in rows]
 
     async def references(self, tenant: str, file_ids: Collection[str]) -> dict[str, ContentReference]:
-        """What items of the tenant name with these ids. Does not check who may read it."""
+        """The references to these files in items of the tenant. Does not check who may read the items."""
         return {each.file_id: each.reference for each in await self.naming(tenant, "", file_ids, limit=1)}
 
     async def page(

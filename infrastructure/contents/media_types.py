@@ -1,11 +1,11 @@
-"""The media type of a content: from its first bytes, else as the client says."""
+"""Finds the media type of a content in its first bytes, or else takes the type that the client names."""
 
 import re
 from typing import Final
 
 OCTETS: Final = "application/octet-stream"
 HEAD_BYTES: Final = 16
-"""So many bytes decide."""
+"""Only this many bytes are examined."""
 
 _SIGNATURES: Final = (
     ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
@@ -20,7 +20,7 @@ _OTHER_NAMES: Final = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "
 
 
 def media_type_of(head: bytes, claimed: str | None) -> str:
-    """`head`: the first HEAD_BYTES of the content. A claim that its bytes contradict is not believed."""
+    """`head`: the first HEAD_BYTES of the content. A claimed type that these bytes contradict is not used."""
     by_signature = signed_type(head)
     if by_signature is not None:
         return by_signature
@@ -29,7 +29,7 @@ def media_type_of(head: bytes, claimed: str | None) -> str:
 
 
 def contradicts(head: bytes, claimed: str) -> bool:
-    """Whether the first bytes are those of another type than this one. `claimed`: as `plain_type` returns it."""
+    """Whether the first bytes belong to another type. `claimed`: as `plain_type` returns it."""
     by_signature = signed_type(head)
     return by_signature != claimed if claimed in _SIGNED else by_signature is not None and claimed != OCTETS
 
@@ -40,7 +40,7 @@ def signed_type(head: bytes) -> str | None:
 
 
 def plain_type(text: str) -> str | None:
-    """Without parameters, in lower case. None if it has not the form of a media type."""
+    """The media type without parameters, in lower case. None if `text` has another form."""
     name = text.partition(";")[0].strip(" \t").lower()
     name = _OTHER_NAMES.get(name, name)
     return name if _MEDIA_TYPE.fullmatch(name) else None

@@ -1,4 +1,4 @@
-"""A content that arrives: on disk until it is complete, because its hash must be known before it is stored."""
+"""Keeps a content on disk while it arrives, because its hash must be known before it is stored."""
 
 import hashlib
 import tempfile
@@ -49,7 +49,7 @@ class StagedContent:
 
 @contextmanager
 def staged_content() -> Iterator[StagedContent]:
-    """In a file without a name, which is gone with the process too."""
+    """The file has no name, so it is also gone if the process dies."""
     with tempfile.TemporaryFile() as file:
         yield StagedContent(file)
 

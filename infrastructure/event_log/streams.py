@@ -116,7 +116,7 @@ class StreamCache:
                 self._remove(name)
 
     def put(self, name: StreamName, stream: Stream) -> None:
-        """Evicts others, least recently used first, while the cache or the tenant's share is too large."""
+        """Evicts other streams, least recently used first, while the cache or the tenant's share is too large."""
         size = _size(stream)
         with self._lock:
             if name in self._names:
@@ -146,7 +146,7 @@ def _path_branches(state: Conversation) -> int:
 
 
 def _size(stream: Stream) -> int:
-    """Estimates bytes of memory. A character may take 4."""
+    """Estimates bytes of memory. A character may take 4 bytes."""
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
     pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0

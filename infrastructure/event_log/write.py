@@ -34,7 +34,7 @@ class PrefixRow(Struct, frozen=True, gc=False):
 
 
 class ContentRef(Struct, frozen=True, gc=False):
-    """`row`: of the event that names the content, from 1."""
+    """`row`: the number of the row that names the content, from 1."""
 
     row: int
     named: NamedContent
@@ -70,14 +70,14 @@ PARAMETER_TYPES = (
     *("integer[]", "text[]", "uuid[]", "integer[]", "text[]", "uuid[]"),  # replies
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
     *("integer[]", "bytea[]", "integer[]", "boolean[]", "text[]", "integer[]", "bytea[]"),  # prefixes of transcripts
-    *("bigint[]", "text[]", "text[]"),  # their paths
+    *("bigint[]", "text[]", "text[]"),  # paths of these prefixes
     *("integer[]", "text[]", "text[]", "uuid[]", "bytea[]", "bigint[]", "text[]", "text[]"),  # what names contents
     *("integer[]", "uuid[]"),  # forks
 )
 
 
 def parameters(write: Write) -> list[Any]:
-    """Empty arrays for replies, keys, prefixes and contents are sent as NULL."""
+    """Most empty arrays are sent as NULL."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_ends),

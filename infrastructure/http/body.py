@@ -26,7 +26,7 @@ MAX_READ_BYTES = 48 * 1024 * 1024
 """The largest body with images and files. At most this much of a body that is too large is read."""
 
 LARGE_BODY_BYTES = 8 * 1024 * 1024
-"""A larger body waits on disk, until it is its turn to be parsed."""
+"""A larger body waits on disk until it can be parsed."""
 
 MAX_DEPTH = 64
 """Levels of values, counted from 1 for the body."""

@@ -17,7 +17,7 @@ MAX_PARTS: Final = 32
 MAX_FIELD_BYTES: Final = 4_096
 MAX_FILE_BYTES: Final = 32 * 1024 * 1024
 MAX_FORM_BYTES: Final = 48 * 1024 * 1024
-"""Of the whole body. At most this much of a refused body is read too."""
+"""The maximum for the whole body. At most this much of a refused body is read too."""
 
 _MAX_BOUNDARY: Final = 70
 """RFC 2046, 5.1.1."""

@@ -41,7 +41,7 @@ def path_ids(request: Request, names: Sequence[str]) -> list[str]:
         return [_path_id(request.path_params[name], name) for name in names]
     except ApiError:
         if "{" not in (template_of(request.scope["path"]) or "{"):
-            # This text is the end of another path, such as `/v1/responses/compact`.
+            # Another route serves this path, such as `/v1/responses/compact`.
             raise HTTPException(405) from None
         raise
 

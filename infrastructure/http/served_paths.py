@@ -118,7 +118,7 @@ def loggable_path(path: str) -> str:
 
 
 def template_of(path: str) -> str | None:
-    """Such as `/v1/responses/{response_id}`. None if the path is not served."""
+    """The template, such as `/v1/responses/{response_id}`. None if the path is not served."""
     return next((template for template, pattern in _PATTERNS if pattern.match(path)), None)
 
 

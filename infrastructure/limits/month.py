@@ -1,7 +1,7 @@
 """Tokens in a calendar month (UTC), in the table `token_usage`. Tokens are counted even without a quota, for later
 quotas.
 
-Tokens are written at once. A count whose write was not confirmed is written again, and may count twice.
+Tokens are written at once. A write that was not confirmed is repeated, and may count twice.
 """
 
 import asyncio

@@ -115,7 +115,7 @@ class SharedCounts:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
-        """Gives back what `counts` hold unused, and sends what Redis has not counted."""
+        """Gives back what `counts` have not used, and sends what Redis has not counted."""
         if self._task is None:
             return
         self._task.cancel()

@@ -40,7 +40,7 @@ def storable_item(provider_item: Any) -> Item:
 
 
 def _without_logprobs(part: Any) -> Any:
-    """They may be many times as long as the text."""
+    """Log probabilities may be many times as long as the text."""
     return {name: value for name, value in part.items() if name != "logprobs"} if isinstance(part, dict) else part
 
 

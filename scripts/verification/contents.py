@@ -56,7 +56,7 @@ class Contents:
         self.compared = {"contents": 0, "content_refs": 0}
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
-        """What the events name, with `content_refs`. Appends and deletions may go on meanwhile."""
+        """Compares what the events name with `content_refs`. Appends and deletions may go on meanwhile."""
         differing, count = await self._differing(streams)
         self.compared["content_refs"] += count
         for _ in range(_REPEATS):
