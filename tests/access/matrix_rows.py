@@ -22,10 +22,10 @@ class Row(Struct, frozen=True, kw_only=True):
     query: str = ""
     other: Mapping[str, Any] = MappingProxyType({})
     once: bool = False
-    """The request needs its own target, because it works only once, or changes access."""
+    """The request needs a new target, because it changes the target for later requests."""
 
     has_content: bool = True
-    """Whether a reader must get what the owner wrote. Only checked for a GET with READERS."""
+    """Whether the answer must contain what the owner wrote. Checked only for a GET with READERS."""
 
     def by_sender(self) -> Iterator[tuple[str, int]]:
         return zip(SENDERS, self.statuses, strict=True)
@@ -55,10 +55,10 @@ A reader may continue from a response, in a fork of their own.
 """
 
 ADMINS = (200, 403, 403, 403, 403, 200)
-"""The route needs the scope `admin`. The sender of the other tenant has `admin` there."""
+"""The route needs the scope `admin`. The sender `other tenant` has this scope in the other tenant."""
 
 OWN = (404, 404, 404, 404, 200, 200)
-"""What the owner uploaded."""
+"""Statuses for a file that the owner uploaded."""
 
 EVERYBODY = (200, 200, 200, 200, 200, 200)
 
@@ -71,7 +71,7 @@ _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 _CHAT_HI: Final = {"role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
-"""The 409s: the target has nothing to compact or to redo."""
+"""A 409 means that the target has nothing to compact or to redo."""
 
 ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", "/v1/conversations"): [Row(statuses=EVERYBODY)],

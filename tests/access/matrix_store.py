@@ -1,4 +1,4 @@
-"""The store of the route matrix: both apps with a login, and users."""
+"""Both apps with a login, for the tests of the route matrix."""
 
 import asyncio
 import itertools
@@ -68,7 +68,7 @@ def without(scope: str) -> str:
 
 
 class Target(Struct, frozen=True):
-    """Ids of a conversation and its content, and of a key. Ron may read Ann's conversation, Wil may write."""
+    """Ids of a conversation and its content, of a key, and of a file. Ron may read Ann's conversation, Wil may write."""
 
     conversation_id: str
     item_id: str
@@ -206,7 +206,7 @@ def _repeat_planted_words(exchange: Exchange) -> None:
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
     """Sends a `response.create` over a WebSocket.
 
-    Returns the handshake's status and the answers. After a refusal, the only answer is the refusal's body.
+    Returns the handshake's status and the answers. If the handshake is refused, the only answer is the body of the refusal.
     """
     sent: list[Message] = []
     ended = asyncio.Event()

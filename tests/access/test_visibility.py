@@ -295,7 +295,7 @@ async def test_an_admin_sees_the_tenants_usage_and_a_user_only_their_own(apis: A
     assert [await replies(principal) for principal in principals] == [1, 1, 3, 0, 1, 0]
 
 
-async def test_parked_conversations_are_shown_to_those_who_may_see_them(apis: Apis, log: EventLog) -> None:
+async def test_a_parked_conversation_is_shown_only_to_users_who_may_see_it(apis: Apis, log: EventLog) -> None:
     conversation = await apis.create(ANN, "secret")
     await share(log, conversation, "bob", "reader")
     await apis.projector.catch_up()
@@ -325,7 +325,7 @@ async def test_a_list_reads_only_conversations_that_the_user_may_see(apis: Apis)
         assert len({entry["id"] for entry in (*first["data"], *second["data"])}) == 40
         assert (
             profile["docsExamined"] <= 63 + 2 * PARTITIONS
-        )  # 21 own conversations, 21 of each of two kinds of shares, two view positions
+        )  # 21 own conversations, 21 shared with the user, 21 shared with the tenant, view positions
         assert profile["keysExamined"] <= 130
 
 

@@ -219,7 +219,7 @@ async def test_the_input_carried_over_from_failed_replies_is_limited(
         exchange.begin_stream()
 
     provider.script = breaks_off
-    file = {"type": "input_file", "filename": "a", "file_data": "!" * 970_000}  # stays in the item: it is no base64
+    file = {"type": "input_file", "filename": "a", "file_data": "!" * 970_000}  # not base64, so it stays in the item
     four_files = [{"role": "user", "content": [file]}] * 4
     previous: dict[str, str] = {}
     answers = []

@@ -274,7 +274,7 @@ def test_parameters_are_recorded_as_sent_and_for_the_responses_api() -> None:
     }
 
 
-def test_functions_of_the_old_form_are_recorded_also_as_tools() -> None:
+def test_functions_of_the_old_form_are_also_recorded_as_tools() -> None:
     recorded = body_of(functions=[FUNCTION], function_call={"name": "look"}, max_tokens=9).recorded_parameters()
     assert recorded["tools"] == [{"type": "function", **FUNCTION}]
     assert recorded["tool_choice"] == {"type": "function", "name": "look"}
@@ -304,7 +304,7 @@ def _refused_in_conversation(**parameters: Any) -> ApiError:
     return refused.value
 
 
-def test_a_responses_provider_accepts_all_other_parameters() -> None:
+def test_a_responses_provider_accepts_parameters_that_are_not_chat_only() -> None:
     nothing = {"n": 1, "stop": [], "logit_bias": {}, "logprobs": False, "top_logprobs": 0, "modalities": ["text"]}
     body_of(renderer=RESPONSES, **ALL)
     body_of(renderer=RESPONSES, **nothing)

@@ -131,7 +131,7 @@ async def test_a_request_that_names_its_conversation_twice_is_refused(api: httpx
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Conversation-Id")
 
 
-async def test_a_provider_is_asked_for_log_probabilities_but_its_answer_is_stored_without_them(
+async def test_log_probabilities_are_requested_but_not_stored(
     settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
@@ -211,7 +211,7 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
 
 
 async def test_a_repeated_request_stores_the_rest_of_a_half_stored_history(api: httpx.AsyncClient, log: Log) -> None:
-    """A cancelled request leaves the same events as a killed process."""
+    """The first request is cancelled, instead of killing its process."""
 
     def stored() -> int:
         return int(log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'")[0][0])

@@ -67,7 +67,7 @@ VALUES: dict[str, Any] = {
     },
     "top_k": 40,
 }
-"""A value for each parameter, and for some inner fields."""
+"""Values of parameters, and of some inner fields."""
 
 NEEDED: dict[str, dict[str, Any]] = {
     "function_call": {"functions": [FUNCTION]},
@@ -85,7 +85,7 @@ IN_RESPONSES: dict[str, tuple[str, Any]] = {
     "tools": ("tools", [{"type": "function", **FUNCTION, "strict": False}]),
     "verbosity": ("text.verbosity", "low"),
 }
-"""Parameters with another name or shape in the Responses API, and (name, value) in that API."""
+"""Parameters whose name or shape differs in the Responses API, each with the name and the value in this API."""
 
 
 def body_with(name: str) -> CreateChatCompletion:

@@ -1,4 +1,4 @@
-"""POST /v1/import: many conversations, one per line. An invalid line is refused alone."""
+"""POST /v1/import: many conversations, one per line. An invalid line does not stop the import."""
 
 import asyncio
 import json

@@ -40,7 +40,7 @@ async def add(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, An
 
 
 def listed(log: Log, conversation_id: str) -> list[dict[str, Any]]:
-    """Newest first, as the API lists them."""
+    """The items, newest first, as in the API."""
     appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     return [json.loads(as_output(event.item_id, event.item)) for event in reversed(appended)]
 
@@ -50,7 +50,7 @@ def of_type(items: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 PAIRS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
-    # (first item, second item, a field of the second, the equal field of the first)
+    # (first item, second item, field of the second item, field of the first item with the same value)
     ({**REQUEST, "id": "mcpr_a"}, {**RESPONSE, "approval_request_id": "mcpr_a"}, "approval_request_id", "id"),
     (
         {**REQUEST, "id": "mcpr_a"},
@@ -88,7 +88,7 @@ async def test_a_link_leads_to_the_same_item_in_lists_and_requests(
 ) -> None:
     for first, second, field, target_field in PAIRS:
         conversation_id = await create_conversation(api)
-        # The link must lead to `first`, the last item with its id.
+        # `earlier` has the same ids as `first`. The link must lead to `first`.
         earlier = {**first, "name": "earlier"}
         match way:
             case "together":
@@ -145,7 +145,7 @@ async def test_an_image_can_be_named_by_its_id_alone(
     assert log.count() == before
 
 
-async def test_an_approval_sent_to_the_provider_names_the_request_before_it(
+async def test_an_approval_sent_to_the_provider_names_the_preceding_request(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working = provider.script

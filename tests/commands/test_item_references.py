@@ -1,4 +1,4 @@
-"""References: input items that only name another item."""
+"""References are input items that only name another item."""
 
 from typing import Any
 
@@ -172,7 +172,7 @@ async def test_a_referenced_item_alone_is_refused_if_already_on_the_path(
 
 
 async def test_referenced_items_count_for_the_size_of_the_input(api: httpx.AsyncClient, log: Log) -> None:
-    file = {"type": "input_file", "filename": "a", "file_data": "!" * 1_000_000}  # stays in the item: it is no base64
+    file = {"type": "input_file", "filename": "a", "file_data": "!" * 1_000_000}  # not base64, so it stays in the item
     conversation_id = await create_conversation(api)
     ids = [
         item_id
@@ -239,7 +239,7 @@ async def test_an_item_with_the_id_of_a_copied_item_is_left_out(
     with_id = {**message("elsewhere"), "id": elsewhere}
     await create_response(api, [with_id, message("two")], conversation=conversation_id)
     assert texts(provider) == ["elsewhere", "one", "Hello, world!", "two"]
-    # An item of an unstored reply is left out too.
+    # The item of an unstored reply is added only once.
     unstored = {**message("unstored", "assistant"), "id": mint("msg")}
     own = {**message("own"), "id": "mine"}
     for text in ("three", "four"):

@@ -1,4 +1,4 @@
-"""A request that is refused gets the answer of an equal request with its key, if another process recorded that one meanwhile."""
+"""A refused request gets the stored answer if another process answered an equal request with the same key."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ ITEM = "/items/{item}"
 
 
 class StoppedApi(Struct):
-    """`has_stopped` is set when the api sends LOOKS_FOR_DELETIONS. Then it waits until `go_on` is called."""
+    """When the api sends LOOKS_FOR_DELETIONS, `has_stopped` is set. The api then waits until `go_on` is called."""
 
     http: httpx.AsyncClient
     has_stopped: asyncio.Event
@@ -71,7 +71,7 @@ async def stopped_api(settings: Settings) -> AsyncIterator[StoppedApi]:
     ],
     ids=["delete", "restore", "pin", "feedback", "revise", "head", "fork"],
 )
-async def test_if_the_inherited_item_is_deleted_meanwhile_both_requests_get_one_answer(
+async def test_a_late_repeat_gets_the_first_answer_although_the_item_was_deleted(
     settings: Settings, api: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
     items = [message("a"), message("b")]

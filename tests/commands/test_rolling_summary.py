@@ -186,7 +186,7 @@ async def at_head(store: Store, conversation_id: str) -> tuple[str, StreamVersio
 
 
 @pytest.mark.parametrize("appended", ["items", "compact"])
-async def test_an_append_during_a_summary_makes_a_request_with_if_match_a_412(
+async def test_if_match_fails_if_items_are_appended_while_a_summary_is_written(
     appended: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_rolling(store)

@@ -1,4 +1,4 @@
-"""A summary is sent only on paths that contain the last item of the summary."""
+"""A summary is sent only on paths that contain the last item that the summary covers."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ async def fork(store: Store, conversation_id: str, **body: Any) -> str:
     return str(answer.json()["id"])
 
 
-async def test_an_inherited_summary_is_not_sent_while_the_head_is_a_covered_item(
+async def test_an_inherited_summary_is_not_sent_while_the_first_covered_item_is_the_head(
     store: Store, provider: ScriptedProvider
 ) -> None:
     origin = await create_conversation(store.api)
@@ -64,9 +64,9 @@ async def test_a_fork_inherits_the_last_summary_before_the_fork_point(store: Sto
 async def branches_with_summaries(
     store: Store, provider: ScriptedProvider, conversation_id: str
 ) -> tuple[list[str], list[str]]:
-    """Returns the items of two paths. The first one is active.
+    """Returns the items of two paths. The first path is active.
 
-    Both paths begin with the items of the summary "Of tea.". Then the first one has "Of cake.", the second one "Of bread.".
+    Both paths begin with the items that "Of tea." covers. The first path also has the summary "Of cake.", the second path "Of bread.".
     """
     shared = await store.append(conversation_id, *talk(40))
     await compact(store, provider, conversation_id, "Of tea.")
@@ -92,7 +92,7 @@ async def test_undo_and_redo_change_the_summaries_of_the_active_path(store: Stor
     assert "Of cake." in await shown_to_model(store, conversation_id)
 
 
-async def test_a_summary_that_was_undone_on_another_path_does_not_return_but_can_be_redone(
+async def test_a_summary_undone_on_another_path_does_not_return_by_itself(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -113,7 +113,7 @@ async def test_a_summary_that_was_undone_on_another_path_does_not_return_but_can
     assert await refuses(store, conversation_id, "redo"), "the item withdrew the other summary too"
 
 
-async def test_a_path_with_an_old_summary_can_be_compacted_and_undone_after_many_summaries_of_another_path(
+async def test_compact_and_undo_work_after_many_summaries_on_another_path(
     store: Store, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)

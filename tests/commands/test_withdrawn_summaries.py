@@ -1,4 +1,4 @@
-"""A summary that covers a deleted item is not sent to a model, and redo does not restore it."""
+"""A summary that covers a deleted item is not sent to a model, and redo does not restore the summary."""
 
 import asyncio
 import threading
@@ -66,7 +66,7 @@ async def redo(store: Store, conversation_id: str) -> None:
 
 
 async def refuses(store: Store, conversation_id: str, *actions: str) -> bool:
-    """Whether there is nothing to undo or redo."""
+    """Whether each action answers `nothing_to_undo`."""
     answers = [await store.post(f"{conversation_id}/compact/{action}") for action in actions]
     return {error_of(answer)[:2] for answer in answers} == {(409, "nothing_to_undo")}
 
@@ -193,7 +193,7 @@ async def forked(store: Store) -> tuple[str, list[str], str]:
     return origin, ids, fork
 
 
-async def test_the_fork_loses_the_summary_of_an_item_retracted_in_the_origin(
+async def test_a_fork_loses_its_summary_if_the_origin_retracts_a_covered_item(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     origin, ids, fork = await forked(store)
@@ -262,7 +262,7 @@ async def test_deleting_later_items_of_the_origin_keeps_the_summary_of_the_fork(
     assert compacted.read_position > 0
 
 
-async def test_in_a_fork_undo_and_redo_pass_over_summaries_that_were_withdrawn_elsewhere(
+async def test_undo_and_redo_in_a_fork_pass_over_summaries_withdrawn_by_deletions_elsewhere(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     elsewhere = await create_conversation(store.api)

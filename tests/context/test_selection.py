@@ -151,7 +151,7 @@ def image(size: int) -> Item:
 
 
 LENGTH = len("data:image/png;base64,") + 400
-"""Of an image of 300 bytes."""
+"""The length of the data URL of an image of 300 bytes."""
 
 
 def test_older_turns_whose_images_are_too_long_together_are_left_out() -> None:
@@ -167,7 +167,7 @@ def test_older_turns_whose_images_are_too_long_together_are_left_out() -> None:
         select(ContextInput(path=path, input=question), 100, partial(unsendable, CHAT), max_content_length=LENGTH - 1)
 
 
-def test_the_images_of_pinned_items_count_always() -> None:
+def test_the_images_of_pinned_items_are_counted() -> None:
     path = context_items((image(300), 1), (ASSISTANT, 1), (image(300), 1), (ASSISTANT, 1), pinned=(0,))
     question = context_items((image(300), 1), begin=100)
     context_input = ContextInput(path=path, input=question)
@@ -175,7 +175,7 @@ def test_the_images_of_pinned_items_count_always() -> None:
     assert ids(selection.sent) == [0, 100]
 
 
-def test_without_a_possible_window_the_context_is_too_long_also_with_images() -> None:
+def test_a_context_without_a_possible_window_is_refused_as_too_long() -> None:
     seen = {**output(), "output": image(300)["content"]}
     context_input = ContextInput(
         path=context_items((ASSISTANT, 1)), input=context_items((seen, 5), begin=100), reaches_start=False, unread=1

@@ -32,7 +32,7 @@ def compacted(branch: int = 0, depth: int = 3) -> ContextCompacted:
 
 
 def summaries(*events: Event) -> tuple[list[int], list[int]]:
-    """(the summaries that are not undone, newest first; those that can be redone, the next one first)."""
+    """Versions of the summaries that are not undone, newest first, and of the redoable ones, in the order of the redos."""
     changes = SummaryChanges(PATH)
     rows = [
         Recorded(
@@ -61,7 +61,7 @@ def test_an_undo_that_names_no_summary_undoes_the_newest_one() -> None:
 
 
 class Model(Struct):
-    """Follows the events in their order. `undone`: in the order of the undos. `redoable`: those that a redo restores."""
+    """Follows the events in their order. `undone` and `redoable` are in the order of the undos."""
 
     kept: list[int] = []
     undone: list[int] = []
@@ -95,7 +95,7 @@ class Model(Struct):
 
 
 @for_any(st.randoms(use_true_random=False), st.integers(1, 30))
-def test_changes_that_are_read_backwards_give_the_same_as_changes_that_are_followed(random: Random, steps: int) -> None:
+def test_changes_read_backwards_give_the_same_summaries_as_the_model(random: Random, steps: int) -> None:
     model = Model()
     for _ in range(steps):
         random.choice((model.compact, model.undo, model.redo))(random)

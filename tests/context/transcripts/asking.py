@@ -41,7 +41,7 @@ class Turn(Struct, frozen=True):
 
     @property
     def messages(self) -> int:
-        """How many of its messages were stored before."""
+        """How many messages of the request were stored before."""
         return self.match.messages if self.match else 0
 
 
@@ -77,7 +77,7 @@ class Asking:
     ) -> Turn:
         """Records a request with these messages, and its answer.
 
-        A transcript that differs from what is stored opens a branch, or continues in a fork with `forks`.
+        If the transcript differs from what is stored, it opens a branch. With `forks`, it continues in a fork instead.
         """
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
@@ -125,7 +125,7 @@ class Asking:
         return Turn(conversation_id, match, response_id, output[-1][0])
 
     async def chat(self, *words: str, **options: Any) -> Turn:
-        """A conversation of questions and answers in turns, with an answer last. Returns its last request."""
+        """Asks a conversation. `words` are questions and answers in turns. Returns the last turn."""
         for index in range(0, len(words), 2):
             turn = await self.ask(turns(*words[: index + 1]), words[index + 1], **options)
         return turn
@@ -136,7 +136,7 @@ class Asking:
 
 
 def turns(*words: str) -> list[Json]:
-    """Messages of a user and an assistant in turns, the user's first."""
+    """Messages of a user and an assistant in turns. The user begins."""
     return [assistant(text) if index % 2 else user(text) for index, text in enumerate(words)]
 
 

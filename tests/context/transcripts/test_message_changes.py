@@ -25,7 +25,7 @@ def our_image(reference: ContentReference) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("part", [image, file, our_image])
-def test_another_content_is_recorded_in_one_piece(part: Any) -> None:
+def test_a_changed_content_reference_is_recorded_whole(part: Any) -> None:
     text = {"type": "text", "text": "What is it?"}
     plain = {"role": "user", "content": [text, part(FIRST)]}
     sent = {"role": "user", "content": [{"type": "text", "text": "What is it? Look."}, part(SECOND)], "name": "Ann"}
