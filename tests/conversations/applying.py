@@ -15,10 +15,10 @@ from tests.conversations.reads import read_all
 from tests.conversations.reply_records import ReplyRecord, read_events, reply_records
 
 Step = tuple[int, bool, Callable[[], None]]
-"""A version, whether the step only reads the conversation at this version (a fork), and the change of the model."""
+"""A version, whether the step adds a conversation, and the change of the model. For a fork, the version is the origin's."""
 
 NEW = 0
-"""Instead of a version, for a new conversation that is no fork."""
+"""The version in the step of a new conversation that is no fork."""
 
 
 class Applier:
@@ -93,7 +93,7 @@ class Applier:
         return [(fork["version"] if fork else NEW, True, open_and_reply)]
 
     async def _add_created(self, command: Command, body: Any) -> None:
-        """The answer does not name what was created: adds it to the body."""
+        """Reads what was created, and adds it to the body."""
         by = user(command.subject, self._tenant)
         if command.path != "/v1/import":
             body["created"] = await read_all(self._apis, by, f"/v1/conversations/{body['id']}/items", order="asc")
@@ -123,7 +123,7 @@ def _steps(command: ReplyCommand, conversation: ModelConversation, record: Reply
 
 
 def _outputs(body: Any) -> list[str] | None:
-    """The texts of the answer; None if the client has not got the whole answer."""
+    """The texts of the answer, or None if the answer is not complete."""
     if body.get("object") == "chat.completion":
         return [choice["message"]["content"] for choice in body["choices"]]
     if body.get("status") != "completed":
@@ -154,6 +154,6 @@ class _Logs:
         return records[response_id]
 
     def check_all_known(self) -> None:
-        """No reply is in the log whose request was refused."""
+        """Checks that an answer named each new reply in the log."""
         recorded = {response_id for _, records in self._read.values() for response_id in records}
         assert recorded == self._taken

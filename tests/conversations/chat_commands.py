@@ -1,4 +1,4 @@
-"""Random requests that repeat the history: the store finds the conversation that they continue, or depart from."""
+"""Random requests that repeat the history. The store finds the conversation that a request continues."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ CHAT: Final = "/v1/chat/completions"
 
 
 def chat(draws: Draws, conversation: ModelConversation) -> ReplyCommand:
-    """A new transcript. The given conversation is not used."""
+    """A new transcript. The request does not name the conversation."""
     return _with_history(draws, conversation, draws.reader(conversation), [], path=CHAT)
 
 
@@ -46,7 +46,7 @@ def _with_history(
     body = {"model": "scripted", "store": True, "messages" if path == CHAT else "input": messages}
 
     def expects(_: ModelConversation, __: ReplyRecord) -> None:
-        """The match decides the place. `finish` checks the path."""
+        """Expects nothing. `finish` checks the path."""
 
     def joins(record: ReplyRecord) -> list[str]:
         texts = [each.text for each in record.inputs]
@@ -70,7 +70,7 @@ def _with_history(
 
 
 def _check_path(conversation: ModelConversation, sent: list[str], last_id: str) -> None:
-    """The path has what was sent, in this order, and nothing twice. It may have more: what a fork does not show."""
+    """The path has the sent texts in their order, and no text twice. The path may have more texts."""
     texts = [item.text for item in conversation.shown(conversation.item(last_id))]
     assert [text for text in texts if text in sent] == sent
     assert len({*texts}) == len(texts)

@@ -7,7 +7,7 @@ from tests.conversations.draws import Command, Draws
 from tests.conversations.model_parts import ModelSummary, path_to
 
 SUMMARY_MODEL: Final = "summarizing"
-"""Has a small window, so a summary is made of a few items. The default model's window has room for all items."""
+"""The window of this model is small, so a few items are enough for a summary."""
 SUMMARY_WINDOW: Final = 480
 
 

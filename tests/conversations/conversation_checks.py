@@ -1,4 +1,4 @@
-"""Compares one conversation with the model: its fields, context, tree, feedback and responses."""
+"""Compares the fields, paths, context, tree, feedback and responses of one conversation with the model."""
 
 from operator import itemgetter
 
@@ -21,7 +21,7 @@ async def check_conversation(reads: ConversationReads, conversation: ModelConver
 
 
 async def _check_context(reads: ConversationReads, conversation: ModelConversation) -> None:
-    """Pinned items are sent even if the summary covers them."""
+    """A pinned item is sent even if the summary covers the item."""
     context = await reads.get("/context")
     summary = conversation.active_summary(conversation.head)
     covered = summary.last.path if summary else []
@@ -75,7 +75,7 @@ def _comment(conversation: ModelConversation, rated: ModelItem | str, given: Mod
 
 
 async def _check_responses(reads: ConversationReads, conversation: ModelConversation) -> None:
-    """The output of a reply that was stopped may have more than what joined, so it is not compared."""
+    """Outputs are compared only for completed replies."""
     entries = await reads.all("/responses", 8)
     outputs = [[item["id"] for item in entry["output"] if entry["status"] == "completed"] for entry in entries]
     listed = [

@@ -1,4 +1,4 @@
-"""Random replies that fail, and retries of those that failed or were stopped."""
+"""Random replies that fail, and retries of failed or stopped replies."""
 
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ def _failing(command: ReplyCommand) -> ReplyCommand:
 
 
 def retry(draws: Draws, conversation: ModelConversation) -> ReplyCommand | None:
-    """At most once for each response, so that no item is copied."""
+    """Each response is retried at most once, so that no item is copied."""
     retryable = [each for each in conversation.responses.values() if _may_retry(conversation, each)]
     if (response := draws.one_of(retryable)) is None:
         return None

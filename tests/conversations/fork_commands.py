@@ -42,7 +42,7 @@ def fork_with_tail_of_version(draws: Draws, conversation: ModelConversation) -> 
 def _fork(
     draws: Draws, conversation: ModelConversation, body: Any, base: Callable[[ModelState], ModelItem | None]
 ) -> Command:
-    """`base`: the last item that the fork inherits, from the state of the forked version."""
+    """`base` finds the last item that the fork inherits, in the state at the forked version."""
     owner = draws.reader(conversation)
 
     def apply(answer: Any) -> None:
@@ -75,7 +75,7 @@ def forked_conversation(
 
 
 def opened_conversation(draws: Draws, started: Any) -> ModelConversation:
-    """The conversation of a reply that was requested in none: unlisted, perhaps a fork. `started`: the data of its first event."""
+    """Adds the unlisted conversation that a reply opened. `started` is the data of the first event."""
     conversation_id, owner, fork = started["conversation_id"], started["owner"], started["forked_from"]
     if fork is None:
         opened = ModelConversation(id=conversation_id, owner=owner, title=None)

@@ -11,9 +11,9 @@ Role = Literal["reader", "writer"]
 
 
 class ModelItem(Struct, eq=False, kw_only=True):
-    """`parent`: the item that it was appended after. `response`: the completed response that gave it as output.
+    """The item was appended after `parent`. `response`: the completed response that has the item in its output.
 
-    `retracted`: whether it is deleted in its own conversation.
+    `retracted`: whether the item is deleted in `conversation`.
     """
 
     id: str
@@ -45,9 +45,9 @@ class ModelFeedback(Struct, frozen=True):
 
 
 class ModelSummary(Struct, eq=False, kw_only=True):
-    """`last`: the last item that it covers. `replaces`: the earlier summary of the same conversation that it includes.
+    """`last`: the last covered item. `replaces`: the earlier summary of the same conversation that this summary includes.
 
-    `changed_in`: the conversations in which an item that it covers was deleted or restored since.
+    `changed_in`: conversations in which a covered item was deleted or restored later.
     """
 
     conversation: "ModelConversation"
@@ -63,7 +63,7 @@ class ModelSummary(Struct, eq=False, kw_only=True):
     def covers(self, item: ModelItem, conversation: "ModelConversation") -> bool:
         """Whether a deletion of the item in this conversation withdraws the summary.
 
-        In the summary's own conversation, and in its forks, this depends only on the item's depth.
+        In the conversation of the summary, only the depth of the item counts.
         """
         is_deep = len(item.path) > len(self.last.path)
         if conversation is self.conversation:
@@ -75,7 +75,7 @@ class ModelSummary(Struct, eq=False, kw_only=True):
 
 
 class RunningReply(Struct, eq=False):
-    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head at its request."""
+    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head when the reply was requested."""
 
     at_head: bool
     leaf: ModelItem | None
@@ -84,10 +84,10 @@ class RunningReply(Struct, eq=False):
 
 
 class ModelResponse(Struct, eq=False, kw_only=True):
-    """A reply that has ended at `version`. `had_turn`: it did not end while it waited.
+    """A reply that ended at `version`. `had_turn` is False if the reply ended while it waited.
 
-    `questions`, `answers`: the items that joined the conversation with it. `input_texts`: the texts of its input. `names_leaf`,
-    `leaf`: as in RunningReply. `last`: the last item that joined, or else the one that it would have come after.
+    `questions`, `answers`: the items that joined the conversation with the reply. `input_texts`: the texts of the input.
+    `names_leaf`, `leaf`: as in RunningReply. `last`: the last item that joined. If no item joined, it is the head or the leaf.
     """
 
     id: str
@@ -108,7 +108,7 @@ class ModelResponse(Struct, eq=False, kw_only=True):
 
     @property
     def shown_answers(self) -> list[ModelItem]:
-        """Without those of a reply that did not complete."""
+        """The answers that are not retracted, if the reply completed."""
         return [item for item in self.answers if self.status == "completed" and not item.retracted]
 
     @property

@@ -13,7 +13,7 @@ CHECKED_VERSIONS = 1
 
 
 async def check_paths(reads: ConversationReads, conversation: ModelConversation) -> None:
-    """The active path, the path to every leaf, and some that end at an inner item."""
+    """The active path, the path to each leaf, and paths to a few inner items."""
     await _check_path(reads, conversation, conversation.head)
     leaves = conversation.leaves
     inner = [item for item in conversation.nodes if item not in leaves]
@@ -22,14 +22,14 @@ async def check_paths(reads: ConversationReads, conversation: ModelConversation)
 
 
 async def check_branches(reads: ConversationReads, conversation: ModelConversation, nodes: list[Any]) -> None:
-    """`nodes`: those of the tree, which name the branches."""
+    """`nodes`: the nodes of the tree."""
     ends = {node["branch"]: conversation.item(node["id"]) for node in nodes}
     for branch in sorted(ends)[-CHECKED_BRANCHES:]:
         await _check_path(reads, conversation, ends[branch], branch=branch)
 
 
 async def check_versions(reads: ConversationReads, conversation: ModelConversation) -> None:
-    """Forks are left out: their old versions change with the origin."""
+    """Forks are left out, because their old versions change with the origin."""
     states = [] if conversation.origin else [*conversation.states.items()]
     for version, state in states[:: len(states) // CHECKED_VERSIONS + 1]:
         entries = await reads.all("/items", LARGE_PAGE, order="asc", as_of=version)

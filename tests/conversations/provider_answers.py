@@ -1,4 +1,4 @@
-"""What the provider answers: texts with a word that is in no other text."""
+"""The answers of the provider. Each text has a word that is in no other text."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from tests.conversations.reply_commands import ENDLESS_MODEL
 from tests.scripted_provider import Exchange
 
 MAX_WORDS = 5
-"""Of an endless answer. So previews show the whole text."""
+"""The maximum for an endless answer, so that previews show the whole text."""
 
 
 class ProviderAnswers:

@@ -1,6 +1,6 @@
 """How the request and the end of a reply change the model.
 
-The log names the place of the reply, and the ids of what joined. What must join follows from the request and the answer.
+The place of the reply and the ids of the joined items come from the log. Their texts must fit the request and the answer.
 """
 
 from tests.conversations.conversation_model import ModelConversation
@@ -18,7 +18,7 @@ def start_reply(conversation: ModelConversation, record: ReplyRecord) -> None:
 def finish_reply(
     conversation: ModelConversation, record: ReplyRecord, questions: list[str], *, is_chat: bool = False
 ) -> None:
-    """`questions`: the texts of the input, if it joins. Its items and the answer join in this order."""
+    """`questions`: the texts of the input items that join, before the answer."""
     running = conversation.running.pop(record.id, None)
     input_ids = [each.id for each in record.inputs]
     joined_inputs = [each for each in record.joined if each.id in input_ids]

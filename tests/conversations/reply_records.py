@@ -1,4 +1,4 @@
-"""What the log says of replies: in which order they were requested and ended, and what joined."""
+"""What the log records of each reply."""
 
 from typing import Any, Final
 
@@ -22,11 +22,11 @@ class JoinedItem(Struct, frozen=True):
 
 
 class ReplyRecord(Struct, kw_only=True):
-    """`requested`, `ended`: versions. `requested` is None for a reply that never had its turn.
+    """`requested`, `ended`: versions. `requested` is None if the reply ended while it waited.
 
-    `names_leaf`: whether its items open a branch after the item `leaf_id`. `inputs`: its input. `joined`: the items that
-    joined the conversation with it. `outputs`: the texts of its answer, as the client got them; None if it got none.
-    `is_dropped`: it was deleted while it ran or waited. `is_alone`: no other command was sent at the same time.
+    `names_leaf`: whether the items of the reply open a branch after `leaf_id`. `joined`: the items that joined the
+    conversation with the reply. `outputs`: the texts of the answer to the client, or None if the answer is not complete.
+    `is_dropped`: the reply was deleted while it ran or waited. `is_alone`: no other command was sent at the same time.
     """
 
     id: str
@@ -45,7 +45,7 @@ class ReplyRecord(Struct, kw_only=True):
 
 
 async def read_events(apis: Apis, tenant: str, conversation_id: str, after: int) -> list[Any]:
-    """All events after this version, as an auditor reads them."""
+    """All events after this version, read with the scope `audit`."""
     auditor = user("auditor", tenant, {"read", "admin", "audit"})
     path = f"/v1/conversations/{conversation_id}/events"
     events: list[Any] = []

@@ -5,7 +5,7 @@ from tests.conversations.model_parts import ModelResponse
 
 
 def delete_response(model: ConversationModel, conversation: ModelConversation, response: ModelResponse) -> None:
-    """In a listed conversation the items stay. In an unlisted one they are deleted, or with the last ones the conversation."""
+    """In an unlisted conversation, the items are deleted, or the conversation if nothing else is left."""
     response.deleted = True
     for item in response.answers:
         item.response = None

@@ -1,4 +1,4 @@
-"""Sends commands through two apis, some of them twice with the same idempotency key."""
+"""Sends commands through several apis, and some commands twice with the same idempotency key."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ class Sender:
         return await self._any_api().request(by, command.method, command.path, headers=headers, **content)
 
     async def _send_twice(self, by: Principal, command: AnyCommand) -> httpx.Response:
-        """Both get the same answer, and one of them is marked as a repeat. If the command changes nothing, it has no repeat."""
+        """If one answer is marked as a repeat, both answers must be equal. A command that changes nothing has no repeat."""
         headers = {"idempotency-key": mint("key")}
         answers = await asyncio.gather(*(self._send(by, command, headers) for _ in range(2)))
         first, second = sorted(answers, key=_order)
@@ -60,7 +60,7 @@ class Sender:
         return await self._any_api().post(by, f"{path}/cancel")
 
     async def _follow(self, by: Principal, path: str) -> httpx.Response:
-        """Reads the response's stream up to its end."""
+        """Waits for the end of the response's stream, then reads the response."""
         await self._any_api().get(by, path, params={"stream": "true"})
         return await read(self._any_api(), by, path)
 
@@ -69,5 +69,5 @@ class Sender:
 
 
 def _order(answer: httpx.Response) -> tuple[bool, bool]:
-    """The first answer of two to the same request comes first."""
+    """Sorts the first answer before its repeat."""
     return answer.status_code != 200, "idempotent-replayed" in answer.headers

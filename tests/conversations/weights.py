@@ -1,4 +1,4 @@
-"""How often each command is drawn, and when it is not."""
+"""How often each command is drawn, and when a command is not drawn."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -62,7 +62,7 @@ WEIGHTS: Final[Mapping[Callable[[Draws, ModelConversation], AnyCommand | None], 
 }
 
 NOT_AT_ONCE: Final = (conversation_commands.share, conversation_commands.unshare)
-"""They can end a subject's access before the test has read the result."""
+"""Commands that can end a subject's access before the test has read the result."""
 
 NOT_WHEN_ENDED: Final = (
     item_commands.append,
@@ -79,4 +79,4 @@ NOT_WHEN_ENDED: Final = (
     failed_replies.failing_regenerate,
     failed_replies.retry,
 )
-"""What an ended conversation refuses."""
+"""Commands that an ended conversation refuses."""

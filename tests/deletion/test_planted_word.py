@@ -53,7 +53,7 @@ def picture(store: PlantedStore, name: str) -> dict[str, Any]:
 
 
 def with_picture(store: PlantedStore, name: str) -> list[dict[str, Any]]:
-    """Input with a picture and a text, which is planted last."""
+    """Input with a picture and a text. The word of the text is planted last."""
     image = picture(store, f"{name}image")
     return [{"type": "message", "role": "user", "content": [image, {"type": "input_text", "text": store.plant(name)}]}]
 
@@ -125,7 +125,7 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def deleted_completions(store: PlantedStore) -> None:
-    """Deletes the items, the chat completions or the conversation. The client changes the messages that it repeats."""
+    """Deletes items, items with chat completions, or the conversation. The client changes the messages that it repeats."""
     plant = store.plant
     for number in range(3):
         system: dict[str, Any] = {"role": "system", "content": plant("system") if number else "kept"}
@@ -286,7 +286,7 @@ async def deleted_conversation(store: PlantedStore) -> None:
 
 
 async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
-    """Deletes a conversation that has a fork and a copied item.
+    """Deletes a conversation that was forked. One of its items was also copied.
 
     Returns the id of the fork's last response, and the id of the conversation with the copy.
     """
@@ -351,7 +351,7 @@ async def withdrawn_summary(store: PlantedStore) -> str:
 
 
 def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields path and parameters of every GET that the store serves, for these `ids`."""
+    """Yields paths and parameters of GETs to all served paths, with these `ids`."""
     for template, methods in SERVED.items():
         if "GET" not in methods.split():
             continue
@@ -390,7 +390,7 @@ def events_of(store: PlantedStore) -> str:
 
 
 def stored_contents(store: PlantedStore) -> str:
-    """As they are, and as base64."""
+    """The stored contents, as bytes and as base64."""
     contents = [content for (content,) in store.log.rows("SELECT bytes FROM content_rows")]
     return f"{contents} {[base64.b64encode(content) for content in contents]}"
 

@@ -130,7 +130,7 @@ async def test_a_gateway_passes_on_compressed_answers(server: str, tmp_path: Pat
         assert compressed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
 
 
-async def test_options_of_the_whole_server_names_every_method_at_the_python_gateway() -> None:
+async def test_options_star_at_the_python_gateway_names_every_method() -> None:
     with served(create_gateway(Settings(), Metrics(), threading.Event(), Connections())) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

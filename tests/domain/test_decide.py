@@ -1,4 +1,4 @@
-"""The rules of conversations: after these events, this command leads to those events, or is refused."""
+"""The rules of conversations. A test gives events and a command, and expects new events or a refusal."""
 
 import msgspec
 from hypothesis import given as for_any
@@ -335,7 +335,7 @@ def test_deleting_one_response_of_an_unlisted_conversation_retracts_its_items() 
     )
 
 
-def test_restoring_an_item_undoes_its_retraction_or_is_refused() -> None:
+def test_a_retracted_item_can_be_restored() -> None:
     events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
@@ -401,7 +401,7 @@ def test_without_a_summary_there_is_nothing_to_undo_or_redo() -> None:
     given(started()).when(RedoCompaction(active=0, read_version=1)).refused(NothingToUndo)
 
 
-def test_a_change_of_summaries_is_refused_if_something_else_changed_them_or_the_path_meanwhile() -> None:
+def test_a_summary_change_is_refused_if_summaries_or_path_changed_meanwhile() -> None:
     events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"), compaction())
     moved = HeadMoved(item_id="msg_1", depth=1, path=(PathBranch(0, 1, 2),))
     retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)

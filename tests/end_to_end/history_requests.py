@@ -29,10 +29,9 @@ class Acknowledged(Struct, frozen=True):
 
 
 class Request(Struct, kw_only=True):
-    """A request and its answer. `status` None: there was no answer.
+    """A request and its answer. `status` is None if there was no answer.
 
-    `after_move`: False if the step moves the log (restore, failover, removed rows) and the request was sent before the
-    move had ended.
+    `after_move` is False if a restore, failover or removal of rows in this step had not ended before the request.
     """
 
     kind: str
@@ -182,7 +181,7 @@ class RequestSender:
         return await self._send(request, "POST", path, rng)
 
     async def _send(self, request: Request, method: str, path: str, rng: random.Random) -> httpx.Response | None:
-        """Returns the answer if it is a 200. Raises TimeoutException, because no request may hang."""
+        """Returns an answer with status 200, otherwise None. Raises TimeoutException if the request hangs."""
         headers = {"content-type": "application/json"}
         if request.key is not None:
             headers["idempotency-key"] = request.key
@@ -205,7 +204,7 @@ class RequestSender:
 
 
 def answer_by_number(numbers: Callable[[], int]) -> Callable[[Exchange], None]:
-    """Each answer has its own number. Slow answers take about two seconds."""
+    """Each answer contains a number from `numbers`. Slow answers take about two seconds."""
 
     def script(exchange: Exchange) -> None:
         number = numbers()

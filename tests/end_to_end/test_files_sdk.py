@@ -62,7 +62,7 @@ def test_a_file_is_uploaded_asked_about_listed_downloaded_and_deleted(
     assert deleted == FileDeleted(id=files[0].id, deleted=True, object="file")
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(files[0].id)
-    assert client.files.content(files[0].id).read() == image  # the item still has it
+    assert client.files.content(files[0].id).read() == image  # the item still has the image
     client.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):
         client.files.content(files[0].id)

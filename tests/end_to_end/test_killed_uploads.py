@@ -25,7 +25,7 @@ SECONDS_BETWEEN_KILLS = (0.1, 0.6)
 
 
 class Clients:
-    """`done`: acknowledged operations."""
+    """`done`: the number of acknowledged operations."""
 
     def __init__(self, http: httpx.AsyncClient, seed: int) -> None:
         self._http = http
@@ -60,7 +60,7 @@ class Clients:
         answer = await self._http.request(method, path, **request)
         if answer.status_code == 503:
             raise Unavailable
-        # A deletion whose answer was lost may be repeated by nobody: its file or conversation is forgotten.
+        # A deletion is not repeated even if its answer was lost. So no answer is a 404.
         assert answer.status_code == 200, answer.text
         self.done += 1
         body: dict[str, Any] = answer.json()
@@ -72,7 +72,7 @@ class Unavailable(Exception):
 
 
 @pytest.mark.parametrize("operations", [100, pytest.param(1_000, marks=pytest.mark.endless)])
-async def test_after_kills_no_event_names_a_missing_content_and_nothing_unnamed_is_left(
+async def test_kills_leave_no_missing_and_no_unnamed_content(
     running: System, operations: int
 ) -> None:
     chance = random.Random(operations)

@@ -1,4 +1,4 @@
-"""What an event names is noted in its own transaction. An event that names a missing content is not appended."""
+"""A content that an event names is noted in the transaction of the event. An event that names a missing content is not appended."""
 
 import asyncio
 import hashlib

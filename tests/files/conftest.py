@@ -1,4 +1,4 @@
-"""Both APIs, and people who use them."""
+"""Both APIs, and people with different rights."""
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -22,7 +22,7 @@ from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 
 class Person(Struct, frozen=True):
-    """`clients`: of the command API, and of the query API."""
+    """`clients`: one for the command API, one for the query API."""
 
     clients: tuple[httpx.AsyncClient, httpx.AsyncClient]
     subject: str
@@ -48,7 +48,7 @@ class Person(Struct, frozen=True):
         return await self.send("POST", "/v1/files", data=form, files={"file": (name, data)}, **request)
 
     async def uploaded(self, data: bytes, name: str = "a.bin", **request: Any) -> str:
-        """The id of the file."""
+        """Uploads a file. Returns the id of the file."""
         answer = await self.upload(data, name, **request)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
@@ -91,7 +91,7 @@ def admin(clients: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> Person:
 
 @pytest.fixture
 def stranger(clients: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> Person:
-    """Ann's name and an admin, in another tenant."""
+    """An admin of another tenant, with Ann's name."""
     return Person(clients, "ann", "other", ADMIN)
 
 

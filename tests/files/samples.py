@@ -9,7 +9,7 @@ PDF = b"%PDF-1.4\n1 0 obj <<>> endobj\ntrailer <<>>\n%%EOF\n"
 
 
 def png(size: int = 100, *, seed: bytes | None = None) -> bytes:
-    """A PNG of one pixel, with random bytes after its end: `size` bytes in all."""
+    """A PNG of one pixel. After its end come `seed`, or random bytes up to `size` bytes in all."""
     head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", bytes.fromhex("00000001000000010800000000"))
     image = head + _chunk(b"IDAT", zlib.compress(b"\0\0")) + _chunk(b"IEND", b"")
     return image + (seed or os.urandom(max(size - len(image), 0)))

@@ -1,4 +1,4 @@
-"""Uploads that are refused. Nothing of them is stored."""
+"""Refused uploads. Nothing is stored."""
 
 import resource
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""What nothing names is collected; what is named stays. `verify` finds what should not be."""
+"""A content is collected a day after nothing names it any more."""
 
 import asyncio
 import threading
@@ -81,7 +81,7 @@ async def test_expired_files_are_collected(settings: Settings, apis: Apis, colle
 async def test_a_content_that_is_being_named_is_not_collected(
     settings: Settings, apis: Apis, collector: ContentCollector
 ) -> None:
-    """Another transaction has inserted what names the content, and has not committed yet."""
+    """Another transaction has inserted a file with the content, and has not committed yet."""
     file_id = await upload(apis, PDF)
     await apis.request(ANN, "DELETE", f"/v1/files/{file_id}")
     execute(settings.postgres_url, AGE, 25)
@@ -96,7 +96,7 @@ async def test_a_content_that_is_being_named_is_not_collected(
     assert Log(settings.postgres_url).rows(COUNTS) == [(1, 1)]
 
 
-async def test_uploads_of_one_content_and_its_collection_at_once_lose_nothing(
+async def test_simultaneous_uploads_and_collections_of_one_content_lose_nothing(
     settings: Settings, apis: Apis, collector: ContentCollector
 ) -> None:
     log = Log(settings.postgres_url)
@@ -112,7 +112,7 @@ async def test_uploads_of_one_content_and_its_collection_at_once_lose_nothing(
         assert log.rows(COUNTS) == [(1, 1)]
 
 
-async def test_a_file_that_is_deleted_while_a_reply_reads_it_stays_in_its_item(
+async def test_a_file_deleted_during_a_reply_stays_in_the_item(
     settings: Settings, collector: ContentCollector
 ) -> None:
     image = png(300_000)

@@ -26,7 +26,7 @@ async def included_item(apis: Apis, conversation: str, item_id: str) -> dict[str
 
 
 def rows_with(postgres_url: str, planted: bytes) -> list[str]:
-    """The tables, without the contents themselves, that have these bytes or their base64."""
+    """For each row that has these bytes or their base64, the name of the table."""
     found = []
     with psycopg.connect(postgres_url) as connection:
         tables = connection.execute(
@@ -136,7 +136,7 @@ async def test_a_chat_transcript_with_an_image_is_recognised_and_sent_as_it_came
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(1,)]
 
 
-async def test_without_store_nothing_is_stored(settings: Settings, apis: Apis, provider: ScriptedProvider) -> None:
+async def test_without_store_no_item_names_a_content(settings: Settings, apis: Apis, provider: ScriptedProvider) -> None:
     image = png(10_000)
     await apis.reply(ANN, [with_image(image_url=data_uri(image))], store=False)
     assert data_uri(image) in json.dumps(provider.requests[-1])
@@ -200,7 +200,7 @@ async def test_bad_data_is_refused_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("model_api", ["chat"])
-async def test_the_file_of_another_is_a_404(apis: Apis) -> None:
+async def test_the_file_of_another_user_is_a_404(apis: Apis) -> None:
     file_id = await upload(apis, png())
     for other in (BOB, STRANGER):
         answer = await apis.post(other, "/v1/responses", {"input": [with_image(file_id=file_id)]})
@@ -236,7 +236,7 @@ async def test_the_output_of_a_tool_may_have_an_image(apis: Apis, provider: Scri
 
 
 @pytest.mark.parametrize("model_api", ["chat"])
-async def test_an_item_may_have_32_mb_and_a_body_48_mb_with_its_images(settings: Settings, apis: Apis) -> None:
+async def test_items_and_bodies_with_images_have_size_limits(settings: Settings, apis: Apis) -> None:
     conversation = await apis.create(ANN)
     path = f"/v1/conversations/{conversation}/items"
     largest = png(32 * 1024 * 1024)
@@ -274,7 +274,7 @@ async def test_a_forked_and_a_copied_image_is_sent_and_read(apis: Apis, provider
     assert data_uri(image) in json.dumps(provider.requests[-1])
 
 
-async def test_a_shared_image_is_read_by_its_reader_until_it_is_unshared_or_deleted(apis: Apis) -> None:
+async def test_a_reader_reads_a_shared_image_until_the_share_and_forks_are_gone(apis: Apis) -> None:
     image = png(1_000)
     conversation = await apis.create(ANN)
     path = f"/v1/conversations/{conversation}"
@@ -301,7 +301,7 @@ async def test_a_shared_image_is_read_by_its_reader_until_it_is_unshared_or_dele
 
 
 @pytest.mark.parametrize("model_api", ["chat"])
-async def test_a_content_that_is_gone_fails_the_request(settings: Settings, apis: Apis) -> None:
+async def test_a_request_that_copies_a_missing_content_is_refused(settings: Settings, apis: Apis) -> None:
 
     image = png(1_000)
     conversation = await apis.create(ANN, "one")
@@ -330,7 +330,7 @@ async def test_a_content_that_lacks_bytes_is_sent_to_no_model(
     assert provider.requests == []
 
 
-async def test_the_image_of_a_repeated_question_that_the_client_changed_is_named(
+async def test_a_changed_image_in_a_repeated_question_is_named(
     settings: Settings, apis: Apis, provider: ScriptedProvider
 ) -> None:
     first, second = png(10_000), png(10_000)

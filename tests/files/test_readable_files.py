@@ -29,7 +29,7 @@ def file_of(item: dict[str, Any]) -> str:
 
 
 async def shared_image(apis: Apis, image: bytes) -> tuple[str, dict[str, Any]]:
-    """Ann shares a conversation with Bob. Returns its path and its item."""
+    """Ann shares a conversation with Bob. Returns the path and the item of the conversation."""
     path = f"/v1/conversations/{await apis.create(ANN)}"
     added = await apis.post(ANN, f"{path}/items", {"items": [with_image(image_url=data_uri(image))]})
     await apis.post(ANN, f"{path}/shares", {"with": {"subject": "bob"}, "role": "reader"})
@@ -37,7 +37,7 @@ async def shared_image(apis: Apis, image: bytes) -> tuple[str, dict[str, Any]]:
     return path, item
 
 
-async def test_an_image_that_many_others_have_too_is_read_through_the_one_item_that_is_shared(
+async def test_a_shared_image_is_readable_although_many_others_have_it(
     settings: Settings, apis: Apis
 ) -> None:
     image = png(1_000)
@@ -48,7 +48,7 @@ async def test_an_image_that_many_others_have_too_is_read_through_the_one_item_t
     assert (await apis.get(STRANGER, f"/v1/files/{file_of(item)}/content")).status_code == 404
 
 
-async def test_an_image_of_many_conversations_is_read_through_a_fork_of_one_of_them(
+async def test_a_fork_makes_an_image_of_many_conversations_readable(
     settings: Settings, apis: Apis
 ) -> None:
     image = png(1_000)
@@ -96,8 +96,8 @@ async def test_a_copy_of_an_image_is_read_until_its_original_is_deleted(apis: Ap
     assert error_of(refused) == (404, "file_not_found", "items[0].content[1].file_id")
 
 
-async def test_a_reference_is_refused_wherever_a_client_writes_it(settings: Settings, apis: Apis) -> None:
-    """Nobody reads a content by its hash. In a text, a reference is a text."""
+async def test_a_reference_that_a_client_writes_gives_no_access(settings: Settings, apis: Apis) -> None:
+    """In place of a content, a reference is refused. In a text, a reference is stored as text."""
     image = png(1_000)
     file_id = await upload(apis, image)
     conversation = await apis.create(ANN)

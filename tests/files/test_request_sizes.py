@@ -1,4 +1,4 @@
-"""How large images and files may be, where they are not stored and where they are."""
+"""How large images may be in requests, replies and imports."""
 
 import json
 from typing import Any
@@ -41,7 +41,7 @@ async def test_a_photo_is_sent_without_being_stored(settings: Settings, apis: Ap
 
 
 @pytest.mark.parametrize("model_api", ["chat"])
-async def test_a_reply_is_shown_the_newest_images_that_a_provider_takes(apis: Apis, provider: ScriptedProvider) -> None:
+async def test_a_model_is_sent_only_the_newest_images_that_fit(apis: Apis, provider: ScriptedProvider) -> None:
     conversation = await apis.create(ANN)
     path = f"/v1/conversations/{conversation}"
     photos = [data_uri(png(13 * MB)) for _ in range(3)]

@@ -44,7 +44,7 @@ arguments = st.dictionaries(
 
 @st.composite
 def messages_and_the_same_again(draw: st.DrawFn) -> tuple[Json, Json]:
-    """A chat message, and the same message in a form that another client, or the same client later, might send."""
+    """A chat message, and the same message in another form that a client might send."""
     space = st.sampled_from(["", " ", "\n", "\r\n\t "])
 
     def content(text: str) -> Any:
@@ -397,7 +397,7 @@ def test_the_earlier_messages_of_a_continued_transcript_are_known() -> None:
 
 
 class KeyDroppedAfterOneLookup(bytes):
-    """Runs `drop` in another thread before it is looked up a second time."""
+    """Before the second lookup, runs `drop` in another thread."""
 
     drop: Callable[[], None]
     lookups = 0
