@@ -72,9 +72,7 @@ class Unavailable(Exception):
 
 
 @pytest.mark.parametrize("operations", [100, pytest.param(1_000, marks=pytest.mark.endless)])
-async def test_kills_leave_no_missing_and_no_unnamed_content(
-    running: System, operations: int
-) -> None:
+async def test_kills_leave_no_missing_and_no_unnamed_content(running: System, operations: int) -> None:
     chance = random.Random(operations)
     kills = 0
     async with httpx.AsyncClient(base_url=running.base_url, timeout=30) as http:

@@ -112,9 +112,7 @@ async def test_simultaneous_uploads_and_collections_of_one_content_lose_nothing(
         assert log.rows(COUNTS) == [(1, 1)]
 
 
-async def test_a_file_deleted_during_a_reply_stays_in_the_item(
-    settings: Settings, collector: ContentCollector
-) -> None:
+async def test_a_file_deleted_during_a_reply_stays_in_the_item(settings: Settings, collector: ContentCollector) -> None:
     image = png(300_000)
     may_answer = threading.Event()
     for provider in scripted_provider():

@@ -102,7 +102,9 @@ async def test_a_file_is_read_by_its_owner_and_by_admins_of_the_tenant(
         ("bytes=-0", 416, 0, 0),
     ],
 )
-async def test_a_range_header_selects_bytes_of_a_file(ann: Person, sent: str, status: int, start: int, end: int) -> None:
+async def test_a_range_header_selects_bytes_of_a_file(
+    ann: Person, sent: str, status: int, start: int, end: int
+) -> None:
     data = png(600_000)
     file = await ann.uploaded(data)
     answer = await ann.content(file, headers={"range": sent, "accept-encoding": "gzip"})
@@ -169,6 +171,8 @@ async def test_an_expired_file_is_gone(settings: Settings, ann: Person) -> None:
     ],
     ids=("PNG", "PDF", "unknown", "text", "text without a type"),
 )
-async def test_the_media_type_is_found_from_the_bytes_and_the_claimed_type(ann: Person, data: bytes, claimed: str, media_type: str) -> None:
+async def test_the_media_type_is_found_from_the_bytes_and_the_claimed_type(
+    ann: Person, data: bytes, claimed: str, media_type: str
+) -> None:
     answer = await ann.send("POST", "/v1/files", data={"purpose": "user_data"}, files={"file": ("a", data, claimed)})
     assert answer.json()["media_type"] == media_type

@@ -136,7 +136,9 @@ async def test_a_chat_transcript_with_an_image_is_recognised_and_sent_as_it_came
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(1,)]
 
 
-async def test_without_store_no_item_names_a_content(settings: Settings, apis: Apis, provider: ScriptedProvider) -> None:
+async def test_without_store_no_item_names_a_content(
+    settings: Settings, apis: Apis, provider: ScriptedProvider
+) -> None:
     image = png(10_000)
     await apis.reply(ANN, [with_image(image_url=data_uri(image))], store=False)
     assert data_uri(image) in json.dumps(provider.requests[-1])

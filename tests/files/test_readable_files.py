@@ -37,9 +37,7 @@ async def shared_image(apis: Apis, image: bytes) -> tuple[str, dict[str, Any]]:
     return path, item
 
 
-async def test_a_shared_image_is_readable_although_many_others_have_it(
-    settings: Settings, apis: Apis
-) -> None:
+async def test_a_shared_image_is_readable_although_many_others_have_it(settings: Settings, apis: Apis) -> None:
     image = png(1_000)
     _, item = await shared_image(apis, image)
     execute(settings.postgres_url, NAMED_BY_OTHERS, 2 * PAGE_ITEMS, uuid_of(file_of(item)))
@@ -48,9 +46,7 @@ async def test_a_shared_image_is_readable_although_many_others_have_it(
     assert (await apis.get(STRANGER, f"/v1/files/{file_of(item)}/content")).status_code == 404
 
 
-async def test_a_fork_makes_an_image_of_many_conversations_readable(
-    settings: Settings, apis: Apis
-) -> None:
+async def test_a_fork_makes_an_image_of_many_conversations_readable(settings: Settings, apis: Apis) -> None:
     image = png(1_000)
     path, item = await shared_image(apis, image)
     fork = (await apis.post(BOB, f"{path}/fork")).json()["id"]

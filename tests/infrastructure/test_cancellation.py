@@ -1,6 +1,6 @@
-"""Background tasks end when they are cancelled, also if a store's client swallows the CancelledError.
+"""A background task ends when it is cancelled, also if a store's client swallows the CancelledError.
 
-Each is cancelled at each of the first turns of the event loop. In some of them, a client sends a command.
+Each task is cancelled at each of the first turns of the event loop. During some turns, a client sends a command.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ def verifier(service: UserService, **times: float) -> TokenVerifier:
 
 
 class HeldReads:
-    """Each read gets the keys that were published when it began, once `answer` is called."""
+    """A read waits until `answer` is called, and gets the keys that were published when the read began."""
 
     def __init__(self, service: UserService, *keys: SigningKey) -> None:
         self._service = service
@@ -167,7 +167,7 @@ async def test_tokens_with_unknown_key_ids_do_not_cause_many_reads() -> None:
         for round_number in range(2):
             refusals = await asyncio.gather(*(refusal(checked, token) for token in tokens))
             assert set(refusals) == {NOT_ACCEPTED}, round_number
-        assert service.requests == 1  # read a moment ago
+        assert service.requests == 1  # the keys were read a moment ago
     with user_service(ED) as service:
         checked = verifier(service, retry=0.2)
         assert await checked.principal_of(ED.token())
@@ -176,7 +176,7 @@ async def test_tokens_with_unknown_key_ids_do_not_cause_many_reads() -> None:
         assert service.requests == 3  # all tokens waited for one read, and all but the first for one more
 
 
-async def test_a_key_that_is_published_during_a_read_is_found_by_the_requests_that_wait_for_this_read() -> None:
+async def test_waiting_requests_find_a_key_that_is_published_during_a_read() -> None:
     with user_service(ED) as service:
         reads = HeldReads(service, ED)
         checked = verifier(service, answer=10, retry=60, first_retry=60)

@@ -88,5 +88,5 @@ def test_a_404_says_what_to_use_instead_and_does_not_repeat_the_path(path: str, 
         ("*", "*"),
     ],
 )
-def test_a_path_is_logged_with_its_ids_and_the_apis_words_only(path: str, logged: str) -> None:
+def test_only_ids_and_words_of_the_api_are_logged_of_a_path(path: str, logged: str) -> None:
     assert loggable_path(path) == logged

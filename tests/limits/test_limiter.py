@@ -93,7 +93,7 @@ def test_requests_are_refused_for_about_max_debt_seconds_after_an_excess() -> No
 
 
 @pytest.mark.parametrize("limit", [1, 4, 10])
-def test_no_shorter_wait_in_whole_seconds_than_the_stated_one_is_long_enough(limit: int) -> None:
+def test_the_stated_wait_is_the_shortest_in_whole_seconds(limit: int) -> None:
     for half_requests in range(2 * limit, 30 * limit):
         burst = BurstCount(limit)
         burst.take_more(100.0, half_requests * BYTES_OF_A_REQUEST // 2)

@@ -1,4 +1,4 @@
-"""The counts of a month, when the process stops."""
+"""The token counts of a month when the process stops."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from infrastructure.stores.postgres import make_pool
 TENANT, SUBJECT = MonthKey("acme", "tenant", ""), MonthKey("acme", "subject", "ann")
 
 
-async def test_a_write_that_is_interrupted_at_the_end_is_logged(settings: Settings) -> None:
+async def test_token_counts_not_written_when_the_process_stops_are_logged(settings: Settings) -> None:
     months = MonthlyTokens()
     async with (
         make_pool(settings.postgres_url, max_size=1, read_only=False) as pool,

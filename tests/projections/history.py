@@ -1,6 +1,6 @@
 """Writes conversations with most types of events, for tests that compare whole views.
 
-Not written: branches, feedback, restored items, and replies that are queued, stopped, deleted or sent again.
+Without branches, feedback, restored items, and replies that are queued, stopped, deleted or sent again.
 """
 
 from domain.commands import (

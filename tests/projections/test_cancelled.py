@@ -1,6 +1,6 @@
 """A cancelled task ends, also if a store's client swallows the CancelledError.
 
-Each task is cancelled at each of the first turns of the event loop. In some of them, a client sends a command.
+Each task is cancelled at each of the first turns of the event loop. During some turns, a client sends a command.
 """
 
 import asyncio

@@ -140,7 +140,7 @@ async def test_a_snapshot_that_missed_an_event_is_refilled(write: Writer, world:
     assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
 
 
-async def test_a_snapshot_at_the_middle_of_a_batch_gets_the_later_events(write: Writer, world: World) -> None:
+async def test_a_snapshot_in_the_middle_of_a_batch_gets_the_later_events(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two", "three")
     await refill(world.reader, world.redis, TENANT, conversation, 2)
     await _project(world)
@@ -248,7 +248,7 @@ async def test_a_snapshot_has_pinned_items_beside_its_list(write: Writer, world:
     assert [entry.item_id for entry in snapshot.settings.pins] == [ids[-1]]
 
 
-async def test_a_snapshot_has_the_active_summary_and_only_later_items_are_read(write: Writer, world: World) -> None:
+async def test_a_snapshot_has_the_active_summary_and_later_items(write: Writer, world: World) -> None:
     conversation = await write.start("one")
     ids = await write.append(conversation, *("x" for _ in range(8)))
     await _project(world)
@@ -580,7 +580,7 @@ class CountingRedis(Redis):
         return super().pipeline(transaction, shard_hint)
 
 
-async def test_a_context_of_many_items_takes_one_read_the_next_time(write: Writer, world: World) -> None:
+async def test_a_second_lookup_of_the_same_size_takes_one_read(write: Writer, world: World) -> None:
     conversation = await write.start(*(f"x {n}" for n in range(600)))
     await _project(world)
     counting = CountingRedis(connection_pool=world.redis.connection_pool)

@@ -216,7 +216,7 @@ VIEW_CHANGES: Sequence[tuple[Change, str, str]] = [
 ]
 
 
-async def test_exactly_the_change_in_a_view_is_reported(write: Writer, world: World) -> None:
+async def test_verify_reports_exactly_the_change_in_a_view(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     for change, where, what in VIEW_CHANGES:
@@ -272,7 +272,7 @@ ADD_PREFIX = (
 
 
 async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tuple[Any, ...]:
-    """The conversation's state at its last version, with these changes."""
+    """The row of a stream snapshot at the last version, with these changes."""
     events = await world.reader.conversation(conversation_id, limit=1_000)
     state = fold(recorded.event for recorded in events)
     assert state is not None
@@ -352,7 +352,7 @@ TABLE_CHANGES = [
 ]
 
 
-async def test_exactly_the_change_in_a_table_beside_the_log_is_reported(write: Writer, world: World) -> None:
+async def test_verify_reports_exactly_the_change_in_a_table_beside_the_log(write: Writer, world: World) -> None:
     ids = await write_many_kinds(write)
     await world.catch_up()
     for sql, where, what in TABLE_CHANGES:
@@ -394,7 +394,7 @@ async def test_more_rows_than_a_page_are_compared(write: Writer, world: World) -
 
 
 async def test_a_prefix_of_a_deleted_item_is_reported(write: Writer, world: World) -> None:
-    """A trigger removes such prefixes, so this one is added after the deletion."""
+    """A trigger removes such prefixes, so the test adds the prefixes after the deletions."""
     deleted, conversation_id = await write.start("a"), await write.start()
     await write.execute(deleted, DeleteConversation())
     [item_id] = await write.append(conversation_id, "x")

@@ -90,7 +90,7 @@ async def test_deleted_messages_are_left_out_and_the_others_keep_their_ids(apis:
     listed = await messages_of(apis, completion_id)
     assert [message["id"][-2:] for message in listed] == ["-0", "-1", "-4", "-5"]
     assert [message["content"] for message in listed] == [messages[number]["content"] for number in (0, 1, 4, 5)]
-    # The deleted id is still a cursor.
+    # The id of a deleted message is still a cursor.
     assert await messages_of(apis, completion_id, after=f"{completion_id}-3") == listed[2:]
 
 

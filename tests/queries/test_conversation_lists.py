@@ -1,4 +1,4 @@
-"""Lists of conversations as a sidebar needs them."""
+"""Lists of conversations for a sidebar."""
 
 import time
 from collections.abc import AsyncIterator
@@ -282,7 +282,7 @@ async def test_a_list_is_filtered_by_owner_and_by_shares(apis: Apis, writer: Wri
     assert [entry["first_text"] for entry in of_eve] == ["Ann's, and all read it"]
 
 
-async def test_a_view_of_an_older_version_still_gives_the_same_lists(apis: Apis, writer: Writer) -> None:
+async def test_a_view_of_an_older_version_gives_the_same_lists_except_by_title(apis: Apis, writer: Writer) -> None:
     titled = await apis.create(ANN, "Hello", metadata={"team": "7"}, title="Tokyo")
     of_bob = await apis.create(BOB, "Hello", metadata={"team": "8"})
     await writer.execute(of_bob, ShareConversation(share=Share(role="reader", subject="ann")))

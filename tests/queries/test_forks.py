@@ -1,4 +1,4 @@
-"""POST …/fork: what a fork begins with, and what a client can do there with the inherited items."""
+"""POST …/fork: what a fork begins with, and what a client can do in a fork with the inherited items."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -188,7 +188,7 @@ async def test_a_fork_lists_its_inherited_items_before_its_own(store: Store) -> 
         assert error_of(await store.get(f"{elsewhere}/items?leaf={ids[5]}")) == (404, "item_not_found", "leaf")
 
 
-async def test_a_read_waits_for_every_conversation_that_its_path_comes_from(
+async def test_a_read_waits_for_the_views_of_every_conversation_on_its_path(
     store: Store,
 ) -> None:
     async def path_to_two() -> list[str]:

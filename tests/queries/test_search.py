@@ -123,7 +123,7 @@ async def check_leaves(api: httpx.AsyncClient, hits: list[dict[str, Any]]) -> No
         assert hit["item"] in {item["id"] for item in path.json()["data"]}
 
 
-async def test_a_hit_names_a_leaf_that_exists_although_the_last_item_was_deleted_with_its_conversation(
+async def test_a_hit_names_an_existing_leaf_after_the_last_item_is_deleted(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     origin = await write.start()
@@ -144,7 +144,7 @@ async def test_a_hit_names_a_leaf_that_exists_although_the_last_item_was_deleted
         await check_leaves(api, hits)
 
 
-async def test_each_match_is_found_once_beyond_the_number_that_is_ranked_at_once(
+async def test_each_of_many_matches_is_found_once_through_pages(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("Greenland one", "Greenland two")
@@ -306,7 +306,7 @@ async def test_an_inherited_item_is_found_through_a_fork(
         assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
         await projector.catch_up()
         assert await hits("eve") == {"one": grandchild, "two": grandchild, **own}
-        # The item is found through the other fork.
+        # The hidden item is now found through the other fork.
         hidden = RetractItem(item_id=ids[0], inherited=KnownItem(depth=1, inherited=True))
         await eve.execute(grandchild, hidden)
         assert await hits("eve") == {"one": fork, "two": grandchild, **own}

@@ -91,7 +91,7 @@ class Writer:
         *,
         branch: int = 0,
     ) -> Appended:
-        """Summarizes the items up to `last`. Replaces an earlier summary."""
+        """Summarizes the items up to `last`."""
         command = CompactContext(
             compaction_id=mint("cmp"),
             summary=text,

@@ -1,6 +1,6 @@
-"""A model gets a note in place of history that it cannot take. New input that it cannot take fails.
+"""A model gets a note in place of history that it cannot take. New input that the model cannot take fails.
 
-The provider is strict: see `tests/strict_model.py`.
+`tests/strict_model.py` describes the strict provider.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The end of a reply is appended, however long the log is unavailable."""
+"""The end of a reply is recorded while the log cannot be read."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def events_log(settings: Settings) -> AsyncIterator[EventLog]:
     await log.close()
 
 
-async def test_a_client_gets_an_error_when_the_log_says_that_the_reply_is_over_but_cannot_be_read(
+async def test_on_delay_is_called_while_the_log_cannot_be_read(
     events_log: EventLog,
 ) -> None:
     write = Writer(events_log)

@@ -272,7 +272,7 @@ async def test_an_item_of_an_unknown_type_keeps_its_fields(
 async def test_an_item_that_names_a_content_of_the_store_is_refused(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
-    """It would show the content to whoever asks the model."""
+    """Such an item would show the content to anybody who asks the model."""
     reference = inline_reference("default", b"\0" * 32, 1, "image/png").text
     image = {"type": "input_image", "image_url": reference}
     provider.script = answer({"id": "x_1", "type": "other_output", "output": [image]})
