@@ -22,7 +22,7 @@ class Row(Struct, frozen=True, kw_only=True):
     query: str = ""
     other: Mapping[str, Any] = MappingProxyType({})
     once: bool = False
-    """The request needs a new target, because it changes the target for later requests."""
+    """The request needs a target that no other request uses."""
 
     has_content: bool = True
     """Whether the answer must contain what the owner wrote. Checked only for a GET with READERS."""

@@ -68,7 +68,10 @@ def without(scope: str) -> str:
 
 
 class Target(Struct, frozen=True):
-    """Ids of a conversation and its content, of a key, and of a file. Ron may read Ann's conversation, Wil may write."""
+    """Ids of a conversation and its content, of a key, and of a file.
+
+    Ron may read Ann's conversation. Wil may write.
+    """
 
     conversation_id: str
     item_id: str
@@ -206,7 +209,7 @@ def _repeat_planted_words(exchange: Exchange) -> None:
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
     """Sends a `response.create` over a WebSocket.
 
-    Returns the handshake's status and the answers. If the handshake is refused, the only answer is the body of the refusal.
+    Returns the handshake's status and the answers. If the handshake is refused, its body is the only answer.
     """
     sent: list[Message] = []
     ended = asyncio.Event()

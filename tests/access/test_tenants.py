@@ -258,7 +258,8 @@ def test_statements_are_found() -> None:
 def _statements() -> Iterator[tuple[str, str, str]]:
     """(file, function or variable, SQL) of each Python statement on a table with tenants' data.
 
-    The SQL is all string literals of the statement, joined. Of a compound statement, such as `with`, only the head is searched.
+    The SQL is all string literals of the statement, joined.
+    Of a compound statement, such as `with`, only the head is searched.
     """
     for file, tree in syntax_trees(*SERVING):
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]

@@ -211,7 +211,7 @@ async def test_a_long_history_whose_reply_cannot_be_requested_is_not_kept(api: h
 
 
 async def test_a_repeated_request_stores_the_rest_of_a_half_stored_history(api: httpx.AsyncClient, log: Log) -> None:
-    """The first request is cancelled, instead of killing its process."""
+    """One request is cancelled, as if its process were killed."""
 
     def stored() -> int:
         return int(log.rows("SELECT count(*) FROM events WHERE topic = 'item.appended'")[0][0])

@@ -66,7 +66,8 @@ async def branches_with_summaries(
 ) -> tuple[list[str], list[str]]:
     """Returns the items of two paths. The first path is active.
 
-    Both paths begin with the items that "Of tea." covers. The first path also has the summary "Of cake.", the second path "Of bread.".
+    Both paths begin with the items that "Of tea." covers.
+    The first path also has the summary "Of cake.", the second path "Of bread.".
     """
     shared = await store.append(conversation_id, *talk(40))
     await compact(store, provider, conversation_id, "Of tea.")

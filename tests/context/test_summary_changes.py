@@ -32,7 +32,7 @@ def compacted(branch: int = 0, depth: int = 3) -> ContextCompacted:
 
 
 def summaries(*events: Event) -> tuple[list[int], list[int]]:
-    """Versions of the summaries that are not undone, newest first, and of the redoable ones, in the order of the redos."""
+    """Versions of kept summaries, newest first, and of redoable summaries, in the order of the redos."""
     changes = SummaryChanges(PATH)
     rows = [
         Recorded(

@@ -15,7 +15,10 @@ from tests.conversations.reads import read_all
 from tests.conversations.reply_records import ReplyRecord, read_events, reply_records
 
 Step = tuple[int, bool, Callable[[], None]]
-"""A version, whether the step adds a conversation, and the change of the model. For a fork, the version is the origin's."""
+"""A version, whether the step adds a conversation, and the change of the model.
+
+For a fork, the version is the origin's.
+"""
 
 NEW = 0
 """The version in the step of a new conversation that is no fork."""

@@ -45,7 +45,7 @@ class ModelFeedback(Struct, frozen=True):
 
 
 class ModelSummary(Struct, eq=False, kw_only=True):
-    """`last`: the last covered item. `replaces`: the earlier summary of the same conversation that this summary includes.
+    """`last`: the last covered item. `replaces`: the earlier summary that this summary includes.
 
     `changed_in`: conversations in which a covered item was deleted or restored later.
     """
@@ -75,7 +75,10 @@ class ModelSummary(Struct, eq=False, kw_only=True):
 
 
 class RunningReply(Struct, eq=False):
-    """A reply that runs. Without `at_head`, its items open a branch after `leaf`. `head`: the head when the reply was requested."""
+    """A reply that runs. Without `at_head`, its items open a branch after `leaf`.
+
+    `head`: the head when the reply was requested.
+    """
 
     at_head: bool
     leaf: ModelItem | None
@@ -86,8 +89,8 @@ class RunningReply(Struct, eq=False):
 class ModelResponse(Struct, eq=False, kw_only=True):
     """A reply that ended at `version`. `had_turn` is False if the reply ended while it waited.
 
-    `questions`, `answers`: the items that joined the conversation with the reply. `input_texts`: the texts of the input.
-    `names_leaf`, `leaf`: as in RunningReply. `last`: the last item that joined. If no item joined, it is the head or the leaf.
+    `questions`, `answers`: the items that joined the conversation. `input_texts`: the texts of the input.
+    `names_leaf`, `leaf`: as in RunningReply. `last`: the last item that joined, otherwise the head or the leaf.
     """
 
     id: str

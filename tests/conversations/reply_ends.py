@@ -1,6 +1,7 @@
 """How the request and the end of a reply change the model.
 
-The place of the reply and the ids of the joined items come from the log. Their texts must fit the request and the answer.
+The place of the reply and the ids of the joined items come from the log.
+The texts of the items must fit the request and the answer.
 """
 
 from tests.conversations.conversation_model import ModelConversation

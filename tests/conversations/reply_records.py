@@ -25,7 +25,7 @@ class ReplyRecord(Struct, kw_only=True):
     """`requested`, `ended`: versions. `requested` is None if the reply ended while it waited.
 
     `names_leaf`: whether the items of the reply open a branch after `leaf_id`. `joined`: the items that joined the
-    conversation with the reply. `outputs`: the texts of the answer to the client, or None if the answer is not complete.
+    conversation with the reply. `outputs`: the texts of the answer, or None if the answer is not complete.
     `is_dropped`: the reply was deleted while it ran or waited. `is_alone`: no other command was sent at the same time.
     """
 

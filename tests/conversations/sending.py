@@ -37,7 +37,10 @@ class Sender:
         return await self._any_api().request(by, command.method, command.path, headers=headers, **content)
 
     async def _send_twice(self, by: Principal, command: AnyCommand) -> httpx.Response:
-        """If one answer is marked as a repeat, both answers must be equal. A command that changes nothing has no repeat."""
+        """If one answer is marked as a repeat, both answers must be equal.
+
+        A command that changes nothing has no repeat.
+        """
         headers = {"idempotency-key": mint("key")}
         answers = await asyncio.gather(*(self._send(by, command, headers) for _ in range(2)))
         first, second = sorted(answers, key=_order)

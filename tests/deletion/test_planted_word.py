@@ -125,7 +125,10 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def deleted_completions(store: PlantedStore) -> None:
-    """Deletes items, items with chat completions, or the conversation. The client changes the messages that it repeats."""
+    """Deletes items, items with chat completions, or the conversation.
+
+    The client changes the messages that it repeats.
+    """
     plant = store.plant
     for number in range(3):
         system: dict[str, Any] = {"role": "system", "content": plant("system") if number else "kept"}

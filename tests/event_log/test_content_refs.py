@@ -1,4 +1,7 @@
-"""A content that an event names is noted in the transaction of the event. An event that names a missing content is not appended."""
+"""A content that an event names is noted in the transaction of the event.
+
+An event that names a missing content is not appended.
+"""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""A content is collected a day after nothing names it any more."""
+"""A content that nothing names is collected after a day."""
 
 import asyncio
 import threading
