@@ -138,6 +138,7 @@ class QueuedReply(RunningReply):
         give_up_at = time.monotonic() + INTERRUPT_TIMEOUT_SECONDS
         retries = 0
         while True:
+            raise_if_cancelled()
             try:
                 seen = await self._reader.head(self._in_conversation)
                 if (turn := await self._request_if_first(give_up_at)) is not None:
@@ -152,7 +153,6 @@ class QueuedReply(RunningReply):
                 log.warning("turn_delayed", response_id=self.response_id, error_type=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            raise_if_cancelled()
             with self._queue.watch.change(self._in_conversation, seen) as change:
                 await asyncio.wait({change}, timeout=CHECK_SECONDS)
                 if change.cancelled() and self._outlives_process:  # the process is about to stop
