@@ -89,7 +89,7 @@ async def create_file(context: CommandContext, body: AsyncIterator[bytes]) -> Re
 
 @command_route(router, "DELETE", "/v1/files/{file_id}", answer=FileDeleted, answer_headers=(), request_headers={})
 async def delete_file(context: CommandContext, file_id: str) -> Response:
-    """Deletes a file. Its content is gone too, unless another file or an item has the same. Answers with a receipt."""
+    """Deletes a file. Unless another file or an item has the same content, the content can no longer be read, and is removed within about a day. Answers with a receipt."""
     if not await context.dependencies.files.delete(reader_of(context.principal), file_id):
         raise FileNotFound(file_id)
     return shapes.json_response(FileDeleted(id=file_id, deleted=True))

@@ -16,6 +16,9 @@ MARK: Final = "content:"
 
 FILE_BEGINNING: Final = "file-"
 
+ROW_BYTES: Final = 256 * 1024
+"""A content is stored and read in rows of this size. The last row may be shorter."""
+
 _FORM = re.compile(r"content:(file-[0-9a-f]{32}):([0-9a-f]{64}):([0-9]{1,12}):(.*)", re.DOTALL)
 _DATA_URI = re.compile(r"data:([^,]*);base64,", re.IGNORECASE)
 _IMAGES: Final = ("input_image", "computer_screenshot")

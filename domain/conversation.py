@@ -62,7 +62,7 @@ class RunningReply(Struct, frozen=True, gc=False):
 
 
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
-    """The state of one conversation. A version of 0 means none.
+    """The state of one conversation. In fields that end with `_at`, 0 means never.
 
     head, depth   the active path's last item
     branches      how many branches were opened besides the first one
@@ -259,7 +259,7 @@ def _with_item(state: Conversation, version: int, event: ItemAppended) -> Conver
 
 
 def _has_leaf(state: Conversation, event: ItemAppended) -> bool:
-    """Whether the item's reply has a leaf. If so, only a HeadMoved moves the head."""
+    """Whether the item's reply has a leaf. If so, its first item does not move the head. The HeadMoved after it does."""
     reply = state.reply(event.response_id) if event.response_id else None
     return reply is not None and reply.leaf is not None
 

@@ -11,8 +11,8 @@ from msgspec import Struct
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
+from domain.content_references import ROW_BYTES
 from domain.errors import FileNotFound
-from infrastructure.contents.content_store import ROW_BYTES
 from infrastructure.contents.file_store import StoredFile, reader_of
 from infrastructure.http.errors import ApiError
 from infrastructure.http.file_shapes import File, FileList, Purpose, file_shape

@@ -37,7 +37,7 @@ def recorded_transcript(
 
 
 class _Parts:
-    """Messages in a row that are exactly what their items make become one part, except two answers in a row."""
+    """Consecutive messages become one part if each equals what its items make. Two answers never share a part."""
 
     def __init__(self) -> None:
         self._parts: list[TranscriptPart] = []

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 
-ROW_BYTES: Final = 256 * 1024
+from domain.content_references import ROW_BYTES
 
 _KEEP: Final = """
     INSERT INTO contents (tenant_id, sha256, size) VALUES (%(tenant)s, %(sha256)s, %(size)s)

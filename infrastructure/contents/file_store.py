@@ -8,9 +8,9 @@ from msgspec import Struct
 from psycopg import sql
 from psycopg.rows import class_row
 
-from domain.content_references import ContentReference
+from domain.content_references import ROW_BYTES, ContentReference
 from infrastructure.access.principal import Principal
-from infrastructure.contents.content_store import ROW_BYTES, keep_content
+from infrastructure.contents.content_store import keep_content
 from infrastructure.contents.staged_content import StagedContent
 from infrastructure.event_log.append_request import KeyReused
 from infrastructure.ids import conversation_id, uuid_of

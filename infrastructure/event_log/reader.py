@@ -7,8 +7,8 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
+from domain.content_references import ROW_BYTES
 from infrastructure.access.principal import Principal
-from infrastructure.contents.content_store import ROW_BYTES
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.conversation_reader import ConversationReader

@@ -14,7 +14,7 @@ FileId = Annotated[str, msgspec.Meta(examples=["file-019af3c5d2e07c31a7b1f0c1d2e
 
 
 class File(Struct, frozen=True, kw_only=True, tag_field="object", tag="file"):
-    """A File of the OpenAI API. `media_type` is this store's own: what the first bytes say, else what the client said."""
+    """A File of the OpenAI API. Only this store has `media_type`. It is found in the first bytes, or else it is the type that the client sent."""
 
     id: FileId
     bytes: int

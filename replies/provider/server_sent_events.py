@@ -1,5 +1,5 @@
-"""Reads server-sent events from raw bytes. The official client's decoder takes 200 us an event. This decoder takes a
-few.
+"""Reads server-sent events from raw bytes. The official client's decoder takes 200 us an event. This decoder
+takes a few microseconds.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """

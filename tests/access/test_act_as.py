@@ -46,7 +46,7 @@ def test_no_user_can_be_named_without_the_scope_act_as() -> None:
             acting_as(principal("read", "write", "reply", "audit", "admin"), named(name))
 
 
-def test_a_user_can_be_named_without_a_login() -> None:
+def test_an_anonymous_sender_can_name_a_user() -> None:
     assert acting_as(ANONYMOUS, named(b"ada")).subject == "ada"
 
 

@@ -1,4 +1,4 @@
-"""Items that name other items by id. A list and a request to a provider must link to the same item."""
+"""Items that name other items by id. A link must lead to the same item in lists and in requests to a provider."""
 
 import json
 from collections.abc import Iterable

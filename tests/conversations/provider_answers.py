@@ -12,7 +12,7 @@ from tests.conversations.reply_commands import ENDLESS_MODEL
 from tests.scripted_provider import Exchange
 
 MAX_WORDS = 5
-"""The maximum for an endless answer, so that previews show the whole text."""
+"""How many words an endless answer has after its first word. A preview shows them all."""
 
 
 class ProviderAnswers:

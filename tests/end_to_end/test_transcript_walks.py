@@ -34,9 +34,10 @@ from commands.unfinished_histories import SUBJECT as SWEEPER
 from infrastructure.ids import conversation_id
 from infrastructure.stores.postgres import make_pool
 from tests.end_to_end.walk_checks import LogTail
+from tests.end_to_end.walk_messages import TENANT
 from tests.end_to_end.walk_plan import Answer, Planner, Round
 from tests.end_to_end.walk_provider import PlannedAnswers
-from tests.end_to_end.walk_run import MODEL, TENANT, Walk, WalkStore
+from tests.end_to_end.walk_run import MODEL, Walk, WalkStore
 from tests.event_log.appending import open_log
 from tests.scripted_provider import ScriptedProvider
 from tests.servers import wait_until_async

@@ -1,13 +1,17 @@
 """Chat messages for random walks: what messages mean, and the shapes in which clients send them. Pure."""
 
+import base64
+import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from domain.content_references import Slot, inline_reference, reference_of, split_data_uri, with_slots
 from domain.items import Item
 
+TENANT = "acme"
 Json = dict[str, Any]
 
 Meaning = tuple[str, ...]
@@ -72,9 +76,31 @@ def _parts(content: str | list[Json]) -> list[str]:
     return [word for part in content for word in (("text", part["text"]) if "text" in part else ("image", _url(part)))]
 
 
+def as_shown(value: Any) -> Any:
+    """Sent messages, or a body, with the id of an image in place of its data."""
+
+    def named(slot: Slot) -> Mapping[str, Any]:
+        return slot.owner if split_data_uri(slot.text) is None else {**slot.owner, slot.name: _shown_url(slot.text)}
+
+    return with_slots(value, named)
+
+
 def _url(part: Json) -> str:
+    """The same for data, for the reference that the store puts in its place, and for the id that clients get."""
+    if "file_id" in part:
+        return str(part["file_id"])
     image = part["image_url"]
-    return str(image["url"] if isinstance(image, dict) else image)
+    return _shown_url(image["url"] if isinstance(image, dict) else image)
+
+
+def _shown_url(url: str) -> str:
+    if (reference := reference_of(url)) is not None:
+        return reference.file_id
+    if (sent := split_data_uri(url)) is None:
+        return url
+    label, encoded = sent
+    data = base64.b64decode(encoded)
+    return inline_reference(TENANT, hashlib.sha256(data).digest(), len(data), label).file_id
 
 
 # Each shape returns a message with the same meaning.

@@ -16,14 +16,13 @@ from msgspec.structs import replace as replace_fields
 from infrastructure.ids import conversation_id as id_of
 from tests.end_to_end.walk_answer import Received, plain_call, received
 from tests.end_to_end.walk_checks import LogTail, RecordedRequest, WalkChecks
-from tests.end_to_end.walk_messages import Json, meaning_of_item
+from tests.end_to_end.walk_messages import TENANT, Json, as_shown, meaning_of_item
 from tests.end_to_end.walk_plan import Deletion, Kill, PlannedRequest, Round
 from tests.end_to_end.walk_provider import PlannedAnswers
 from tests.servers import wait_until_async
 from tests.user_service import token
 
 MODEL = "scripted"
-TENANT = "acme"
 READY_TIMEOUT_SECONDS = 60.0
 END_TIMEOUT_SECONDS = 30.0
 RECEIVED_TIMEOUT_SECONDS = 2.0
@@ -222,9 +221,9 @@ class Walk:
             return
         assert not self.checks.must_be_blanked(recorded), f"{what} shows deleted items"
         assert shown["request_sha256_matches"] is True, f"{what} renders as {json.dumps(shown['request'])}"
-        assert shown["request"]["messages"] == [*request.instructions, *request.messages], what
+        assert shown["request"]["messages"] == as_shown([*request.instructions, *request.messages]), what
         if bodies:
-            assert shown["request"] == bodies[0], what
+            assert shown["request"] == as_shown(bodies[0]), what
 
     async def _check_conversation(self, conversation_id: str) -> None:
         """The API shows the conversation's items only to the owner."""

@@ -7,7 +7,14 @@ import psycopg
 
 from domain.commands import DescribeConversation, ReopenConversation
 from domain.conversation import Conversation, fold
-from infrastructure.event_log.streams import SNAPSHOT_EVERY, Stream, StreamCache, from_snapshot, to_snapshot
+from infrastructure.event_log.streams import (
+    SNAPSHOT_EVERY,
+    SNAPSHOT_FORMAT_BYTE,
+    Stream,
+    StreamCache,
+    from_snapshot,
+    to_snapshot,
+)
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.event_log.appending import append_texts, open_log, request, start, texts
@@ -31,7 +38,7 @@ def test_a_decoded_snapshot_is_the_same_stream() -> None:
 
 
 def test_a_snapshot_in_another_format_is_ignored() -> None:
-    for state in (b"", b"\x02whatever", b"\x01junk", b"\x01\x80"):
+    for state in (b"", b"\x02whatever", SNAPSHOT_FORMAT_BYTE + b"junk", SNAPSHOT_FORMAT_BYTE + b"\x80"):
         assert from_snapshot(state) is None
 
 
@@ -87,7 +94,7 @@ async def test_streams_without_a_readable_snapshot_are_read_from_the_log(setting
     for damage in (
         "DELETE FROM snapshots",
         "UPDATE snapshots SET state = '\\x02ff'",
-        "UPDATE snapshots SET state = '\\x01ff'",
+        f"UPDATE snapshots SET state = '\\x{SNAPSHOT_FORMAT_BYTE.hex()}ff'",
     ):
         with psycopg.connect(settings.postgres_url) as connection:
             connection.execute(damage)

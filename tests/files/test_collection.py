@@ -1,4 +1,4 @@
-"""A content that nothing names is collected after a day."""
+"""A content that nothing names is collected if it was last stored more than a day ago."""
 
 import asyncio
 import threading
@@ -40,7 +40,7 @@ async def upload(apis: Apis, data: bytes, **fields: str) -> str:
     return str(answer.json()["id"])
 
 
-async def test_a_content_is_collected_a_day_after_the_last_name_is_gone(
+async def test_an_unnamed_content_is_collected_a_day_after_it_was_last_stored(
     settings: Settings, apis: Apis, collector: ContentCollector
 ) -> None:
     log, image = Log(settings.postgres_url), png(600_000)
