@@ -24,7 +24,7 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
 
     start           starts the conversation; None: the conversation exists
     match           the last item that the transcript and the conversation have in common
-    expected_head   the id that the conversation's last item must have at the append; UNSET: not checked
+    expected_head   the id of the item that must be the conversation's head at the append; UNSET: not checked
     leaf            where the reply opens a branch; None: the reply goes to the head
     name_hash       the hash of the name that the client gave the conversation
     read_version    the version that the transcript was compared with, or that has the stored history; None if there

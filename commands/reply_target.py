@@ -34,7 +34,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     at             the version of `source` at which the context is taken
     start          creates a new conversation for the reply. None: the reply goes into `source`
     fallback       replaces this target if the reply cannot be appended here
-    expected_head  the id that the last item of `source` must have at the append. None: `source` must have no item. UNSET: not checked
+    expected_head  the id of the item that must be the head of `source` at the append. None: there must be no head. UNSET: not checked
     leaf           the place in `source` at which the reply opens a branch. None: the reply is appended at the head
     alone          whether the reply is refused if another reply will also be appended at `leaf`
     regenerates    the item or response that the reply is another version of
@@ -159,7 +159,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
 
 
 async def _leaf_after(reader: PrincipalReader, record: Record, version: int) -> Leaf:
-    """The place after the items that a reply added, or would have added."""
+    """The place after the items that a reply added. If it added none: the place where it would have added them."""
     conversation_id, requested = record.conversation_id, record.requested
     last = await _joined_last(reader, record)
     if last is None and isinstance(requested, ReplyRequested) and requested.after is not None:

@@ -1,6 +1,6 @@
 """Every event of a conversation. Topics and field names are frozen: a test compares stored bytes.
 
-A field `item` holds an item as JSON text in UTF-8. The `id` inside this text is the client's; `item_id` is ours.
+A field `item` holds an item as JSON text in UTF-8. An `id` inside this text is the client's, or that of the item that was copied. `item_id` is ours.
 """
 
 from typing import ClassVar, Literal

@@ -181,7 +181,7 @@ class ChatAnswer:
         return [*self._items.take_parts(), Finished(reason, usage, model, self._service_tier)]
 
     def _add_text(self, item_type: str, kind: str, text: str | None) -> None:
-        """Consecutive texts of the same type make one item. In an item, texts of the same kind make one part."""
+        """Consecutive texts of the same type make one item. In an item, consecutive texts of one kind make one part."""
         if not text:
             return
         if self._open_text is None or self._open_text[0] != item_type:
