@@ -32,6 +32,7 @@ from infrastructure.ids import FILE, is_id
 _SIGNS: Final = (b'"input_image"', b'"input_file"', b'"computer_screenshot"', b'"image_url"', b'"file"')
 """The types of parts that have slots."""
 
+MAX_FILENAME_BYTES: Final = 255
 _FIELDS: Final = ("input", "item", "items", "messages")
 """The fields of bodies that have items or messages."""
 
@@ -84,6 +85,11 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
     for slot in found:
         if slot.text.startswith(MARK):
             _refuse(slot, slot.name, f"it must not begin with `{MARK}`")
+        filename = slot.owner.get("filename")
+        if isinstance(filename, str) and len(filename.encode()) > MAX_FILENAME_BYTES:
+            _refuse(slot, "filename", f"it has more than {MAX_FILENAME_BYTES} bytes")
+    if len({id(slot.owner) for slot in found}) < len(found):
+        _refuse(found[0], found[0].name, "a part may have only one image or file")
     inline = {id(slot.owner): data for slot in found if (data := await _inline_data(contents.principal.tenant, slot))}
     ids = {id(slot.owner): file_id for slot in found if (file_id := _file_id(slot)) is not None}
     taken_bytes = sum(data.reference.inline_length for data in inline.values()) if keep != "inline" else 0

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from commands.bodies import Body
 from commands.command_route import CommandContext, command_route
+from commands.content_intake import MAX_FILENAME_BYTES
 from domain.errors import FileNotFound
 from infrastructure.contents import file_store
 from infrastructure.contents.file_store import reader_of
@@ -26,7 +27,6 @@ from infrastructure.ids import mint_file
 
 router = APIRouter()
 
-MAX_FILENAME_BYTES: Final = 255
 MIN_SECONDS, MAX_SECONDS = 3_600, 30 * 24 * 3_600
 BATCH_SECONDS: Final = MAX_SECONDS
 """As in the official API, files of batches expire after 30 days by default."""

@@ -4,6 +4,8 @@ A reply that continues from a response is appended at the head if no item follow
 runs there. Otherwise the reply opens a branch. If the caller may only read the conversation, the reply starts a new one.
 """
 
+from collections.abc import Sequence
+
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
@@ -15,7 +17,9 @@ from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
 from context.deleted_content import deleted_items, original_in
 from context.history_backwards import RecentItems
+from context.readable_files import find_files
 from domain.commands import NewItem, StartConversation
+from domain.content_references import references
 from domain.errors import ResponseNotFound
 from domain.events import Fork, ItemAppended, Leaf, PathBranch, ReplyCompleted, ReplyRequested, joined_ids
 from domain.items import as_stored, from_stored, id_prefix, is_usable
@@ -84,9 +88,18 @@ async def find_target(context: CommandContext, body: CreateResponse, *, writes: 
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
     deleted = await deleted_items(context.dependencies.reader, copies)
+    deleted = deleted | await _with_deleted_files(context, target.carried_items)
     if not deleted:
         return target
     return replace(target, carried_items=tuple(new for new in target.carried_items if new.item_id not in deleted))
+
+
+async def _with_deleted_files(context: CommandContext, carried: Sequence[NewItem]) -> set[str]:
+    """Which items have an image or a file that the caller may no longer read. Only items of unstored replies can."""
+    files_of = {new.item_id: {each.file_id for each in references(from_stored(new.item))} for new in carried}
+    named = {file_id for file_ids in files_of.values() for file_id in file_ids}
+    found = await find_files(context.contents.reader, context.contents.store, named)
+    return {item_id for item_id, file_ids in files_of.items() if not file_ids <= found.keys()}
 
 
 async def _find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:

@@ -39,7 +39,7 @@ async def with_images(context: QueryContext, entry: bytes) -> bytes:
     item = msgspec.json.decode(entry)
     ids = {file_id for slot in slots(item) if (file_id := _image_id(slot)) is not None}
     files, tenant = context.dependencies.files, context.principal.tenant
-    references = await files.references(tenant, ids) if ids else {}
+    references = await files.references(tenant, item["id"], ids) if ids else {}
     data = {file_id: await _data_uri(context, reference) for file_id, reference in references.items()}
 
     def included(slot: Slot) -> Mapping[str, Any]:

@@ -116,6 +116,11 @@ _NAMING: Final = """
         ORDER BY subject = %(subject)s DESC, item_id DESC, row_key LIMIT %(limit)s OFFSET %(skip)s
     ) AS naming
 """
+_NAMED_BY: Final = """
+    SELECT 'file-' || replace(file_id::text, '-', '') AS file_id,
+        'conv_' || replace(originator_id::text, '-', '') AS conversation_id, row_key, item_id, copy_of, sha256, size, label, filename
+    FROM content_refs WHERE tenant_id = %(tenant)s AND file_id = ANY(%(files)s) AND item_id = %(item)s
+"""
 _FORKS: Final = """
     WITH RECURSIVE found (id, subject) AS (
         SELECT fork_id, subject FROM forks WHERE tenant_id = %(tenant)s AND origin_id = ANY(%(origins)s)
@@ -212,9 +217,15 @@ class FileStore:
             rows: list[Any] = await (await connection.execute(_FORKS, values)).fetchall()
         return [conversation_id(fork) for (fork,) in rows]
 
-    async def references(self, tenant: str, file_ids: Collection[str]) -> dict[str, ContentReference]:
-        """The references to these files in items of the tenant. Does not check who may read the items."""
-        return {each.file_id: each.reference for each in await self.naming(tenant, "", file_ids, limit=1)}
+    async def references(self, tenant: str, item_id: str, file_ids: Collection[str]) -> dict[str, ContentReference]:
+        """What the item names with these ids. Does not check who may read the item."""
+        values = {"tenant": tenant, "item": item_id, "files": list(map(uuid_of, file_ids))}
+        async with (
+            self._pool.connection() as connection,
+            connection.cursor(row_factory=class_row(NamingItem)) as cursor,
+        ):
+            await cursor.execute(_NAMED_BY, values)
+            return {each.file_id: each.reference for each in await cursor.fetchall()}
 
     async def page(
         self,

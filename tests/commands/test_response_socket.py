@@ -25,6 +25,7 @@ from tests.commands.served_api import (
     served_api,
     socket_error,
 )
+from tests.files.samples import data_uri, png, with_image
 from tests.log import Log
 from tests.scripted_provider import Exchange, ScriptedProvider
 
@@ -103,6 +104,24 @@ async def test_a_refused_long_request_is_repeated_with_less_context(
         assert unstored["status"] == "completed"
     sizes = [json.dumps(request).count("word") for request in provider.requests]
     assert sizes == [1_500, 150, 150, 150]
+
+
+async def test_a_deleted_file_is_not_sent_again_from_an_unstored_reply(
+    served: ServedApi, provider: ScriptedProvider
+) -> None:
+    image = png(1_000)
+    form: dict[str, Any] = {"files": {"file": ("cat.png", image)}, "data": {"purpose": "vision"}}
+    file_id = (await served.http.post("/v1/files", **form)).json()["id"]
+    async with served.socket() as client:
+        first = (await create(client, [with_image(file_id=file_id)], store=False))[-1]["response"]
+        assert data_uri(image) in json.dumps(provider.requests[-1])
+        second = (await create(client, "two", store=False, previous_response_id=first["id"]))[-1]["response"]
+        assert data_uri(image) in json.dumps(provider.requests[-1])
+        assert (await served.http.delete(f"/v1/files/{file_id}")).status_code == 200
+        await create(client, "three", previous_response_id=second["id"])
+    sent = json.dumps(provider.requests[-1])
+    assert data_uri(image) not in sent
+    assert "two" in sent
 
 
 async def test_the_messages_have_the_same_data_as_the_events_of_a_post(served: ServedApi, log: Log) -> None:

@@ -159,6 +159,7 @@ BAD: list[tuple[dict[str, Any], int, str, str]] = [
     (with_image(image_url=f"content:file-{'0' * 32}:{'0' * 64}:1:image/png"), 400, "invalid_value", "image_url"),
     (with_file(file_data="content:"), 400, "invalid_value", "file_data"),
     (with_file(file_id=f"file-{'0' * 32}"), 404, "file_not_found", "file_id"),
+    (with_file(file_data=data_uri(PDF, "application/pdf"), filename="x" * 256), 400, "invalid_value", "filename"),
 ]
 
 

@@ -87,7 +87,8 @@ BEGIN
             AS c (at, item, copy_of, file, hash, size, label, filename)
         JOIN unnest(rows) WITH ORDINALITY AS r ON r.ordinality = c.at
         WHERE NOT EXISTS (
-            SELECT FROM unnest(rows) AS later WHERE later.topic = 'conversation.deleted'
+            SELECT FROM unnest(rows) AS later
+            WHERE (later.topic = 'conversation.deleted' OR later.topic = 'reply.deleted' AND later.item_id = r.item_id)
                 AND later.originator_id = r.originator_id AND later.originator_version > r.originator_version)
         ON CONFLICT (tenant_id, originator_id, row_key, item_id, file_id) DO NOTHING;
     END IF;
