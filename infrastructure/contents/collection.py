@@ -4,6 +4,7 @@ A content is kept for KEEP_HOURS after it was last stored, because an append tha
 """
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import psycopg
@@ -16,25 +17,28 @@ from infrastructure.stores.postgres import Pool
 
 KEEP_HOURS: Final = 24
 INTERVAL_SECONDS: Final = 3_600
-_MAX_ROWS: Final = 200
+_MAX_ROWS: Final = 1_000
+"""A statement looks at no more rows, so that it ends in time however many contents there are."""
 
 _EXPIRED: Final = """
     DELETE FROM files WHERE ctid = ANY(ARRAY(SELECT ctid FROM files WHERE expires_at < now() LIMIT %(rows)s FOR UPDATE SKIP LOCKED))
 """
 _OLD: Final = sql.SQL("written_at < now() - make_interval(hours => %(hours)s)")
-_NAMED: Final = sql.SQL("""
-    (EXISTS (SELECT FROM files AS f WHERE f.tenant_id = c.tenant_id AND f.sha256 = c.sha256)
-     OR EXISTS (SELECT FROM content_refs AS r WHERE r.tenant_id = c.tenant_id AND r.sha256 = c.sha256))
-""")
 _UNNAMED: Final = sql.SQL("""
-    SELECT tenant_id, sha256 FROM contents AS c WHERE {} AND NOT {} ORDER BY written_at LIMIT %(rows)s
-""").format(_OLD, _NAMED)
+    NOT EXISTS (SELECT FROM files AS f WHERE f.tenant_id = c.tenant_id AND f.sha256 = c.sha256)
+    AND NOT EXISTS (SELECT FROM content_refs AS r WHERE r.tenant_id = c.tenant_id AND r.sha256 = c.sha256)
+""")
+_PAGE: Final = sql.SQL("""
+    SELECT written_at, tenant_id, sha256, {} FROM contents AS c
+    WHERE {} AND (written_at, tenant_id, sha256) > (%(written_at)s, %(tenant)s, %(sha256)s)
+    ORDER BY written_at, tenant_id, sha256 LIMIT %(rows)s
+""").format(_UNNAMED, _OLD)
 _LOCK: Final = sql.SQL("""
     SELECT FROM contents AS c WHERE tenant_id = %(tenant)s AND sha256 = %(sha256)s AND {} FOR UPDATE SKIP LOCKED
 """).format(_OLD)
 _DELETE: Final = sql.SQL(
-    "DELETE FROM contents AS c WHERE tenant_id = %(tenant)s AND sha256 = %(sha256)s AND NOT {}"
-).format(_NAMED)
+    "DELETE FROM contents AS c WHERE tenant_id = %(tenant)s AND sha256 = %(sha256)s AND {}"
+).format(_UNNAMED)
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +54,15 @@ class ContentCollector:
             while (await connection.execute(_EXPIRED, {"rows": _MAX_ROWS})).rowcount == _MAX_ROWS:
                 pass
             collected = 0
+            limits = {"rows": _MAX_ROWS, "hours": self._keep_hours}
+            after = {"written_at": datetime.min.replace(tzinfo=UTC), "tenant": "", "sha256": b""}
             while True:
-                limits = {"rows": _MAX_ROWS, "hours": self._keep_hours}
-                found = await (await connection.execute(_UNNAMED, limits)).fetchall()
-                deleted = [await self._delete(connection, tenant, sha256) for tenant, sha256 in found]
-                collected += sum(deleted)
-                if len(found) < _MAX_ROWS or not any(deleted):
+                found = await (await connection.execute(_PAGE, {**limits, **after})).fetchall()
+                for written_at, tenant, sha256, is_unnamed in found:
+                    after = {"written_at": written_at, "tenant": tenant, "sha256": sha256}
+                    if is_unnamed:
+                        collected += await self._delete(connection, tenant, sha256)
+                if len(found) < _MAX_ROWS:
                     return collected
 
     async def _delete(self, connection: psycopg.AsyncConnection[Any], tenant: Any, sha256: Any) -> bool:
