@@ -309,7 +309,7 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
         assert (refused.status_code, error["type"], error["code"]) == (429, "insufficient_quota", "insufficient_quota")
         assert "You exceeded the quota of this tenant: 100 tokens" in error["message"]
         assert refused.headers["x-should-retry"] == "false"
-        assert int(refused.headers["retry-after"]) > 60
+        assert int(refused.headers["retry-after"]) > 0  # seconds until the month ends
         assert (await api.post("/v1/conversations", json={})).status_code == 200
     with psycopg.connect(settings.postgres_url) as connection:
         rows = connection.execute("SELECT tenant_id, holder, name, tokens FROM token_usage ORDER BY holder").fetchall()

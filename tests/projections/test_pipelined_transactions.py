@@ -105,7 +105,11 @@ async def test_a_cancelled_transaction_is_written_whole_or_not_at_all(
         await asyncio.wait([writing], timeout=number * 0.0001)
         writing.cancel()
         await asyncio.wait([writing])
-        assert writing.cancelled() or writing.exception() is None
+        error = None if writing.cancelled() else writing.exception()
+        # MongoDB may still hold the locks of the transaction before, which was cancelled.
+        assert error is None or (
+            isinstance(error, OperationFailure) and error.has_error_label("TransientTransactionError")
+        )
     await write(100)
     ids = await stored_ids(world)
     assert ids[-2:] == [100, 101]
