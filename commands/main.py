@@ -73,18 +73,19 @@ from replies.title_writer import TitleWriter
 log = structlog.get_logger(__name__)
 
 RESOURCES = (
+    # The most frequent requests come first, because each route before them takes about 2 us.
+    items,
+    responses,
     chat_completions,
     conversations,
     feedback,
     files,
     forks,
     branches,
-    items,
     pins,
     restored_items,
     shares,
     compaction,
-    responses,
     compact_response,
     chat_stored,
     import_conversations,
