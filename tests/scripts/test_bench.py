@@ -94,6 +94,7 @@ def test_appends_with_keys_and_limits_are_measured(keyed: BenchStore, floor: Flo
     assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
 
 
+@pytest.mark.endless  # it takes half a minute
 def test_a_quiet_tenant_is_measured_beside_another_one(keyed: BenchStore, floor: FloorServer) -> None:
     assert set(measured(BenchmarkName.NEIGHBOUR, keyed, floor)) == {
         f"{kind} beside a tenant that does its worst, p99"
