@@ -4,7 +4,8 @@ Each task is cancelled at each of the first turns of the event loop. During some
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import gc
+from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
 
@@ -16,8 +17,14 @@ from tests.queries.writer import Writer
 
 TURNS = 40
 
-# A client that is cancelled while it connects does not close its socket.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets() -> Iterator[None]:
+    """A client that is cancelled while it connects does not close its socket. Another test must not be blamed for it."""
+    yield
+    gc.collect()
 
 
 async def _ends_whenever_cancelled(work: Callable[[], Coroutine[None, None, None]]) -> None:
