@@ -226,7 +226,7 @@ NOT_OF_ONE_REQUEST = {
     "infrastructure/access/api_keys.py _CHANGES": "each process reads the keys of all tenants. A request uses a key only with its secret",
     "infrastructure/access/key_store.py _RECORD_USE": "records when keys of all tenants were last used",
     "infrastructure/contents/collection.py _EXPIRED": "deletes files of all tenants that have expired",
-    "infrastructure/contents/collection.py _UNNAMED": "finds contents of all tenants that nothing names",
+    "infrastructure/contents/collection.py _PAGE": "looks at contents of all tenants, for those that nothing names",
     "infrastructure/event_log/feed.py": "projectors read the whole log in commit order; queries read only its positions and hashes",
     "infrastructure/event_log/log_rows.py": "a template without a condition. The statements made from it are checked",
     "infrastructure/event_log/recorder.py delete_keys": "removes old idempotency keys of all tenants",
