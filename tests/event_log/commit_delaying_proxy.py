@@ -23,7 +23,7 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 class DelayingProxy:
     """`delay` delays the next commit or its answer. `delaying` is set during the delay.
 
-    `lose`: the connection is cut after the delay.
+    `lose`: the connection is cut after the delay. `seconds`: the delay ends then, if `release` did not end it before.
     """
 
     def __init__(self, url: str, seconds: float) -> None:
@@ -37,15 +37,19 @@ class DelayingProxy:
         self.delayed: list[CommitKind] = []
         self._next: tuple[Part, bool] | None = None
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._released = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def delay(self, part: Part, *, lose: bool = False) -> None:
         with self._lock:
             self._next = (part, lose)
 
+    def release(self) -> None:
+        """Ends the delay, and any later one."""
+        self._released.set()
+
     def close(self) -> None:
-        self._closed.set()
+        self._released.set()
         self._listener.close()
 
     def _accept(self) -> None:
@@ -106,7 +110,7 @@ class DelayingProxy:
 
     def _wait(self) -> None:
         self.delaying.set()
-        self._closed.wait(self.seconds)
+        self._released.wait(self.seconds)
         self.delaying.clear()
 
 
