@@ -1,8 +1,8 @@
 """The terms that lists of conversations are filtered by.
 
 A document has these terms in `lists`, an array of four objects. The objects have the `terms` of the owner, the shares,
-the metadata and the title. So an event can replace the terms of one kind alone, and one index has the terms of all kinds. Every object also has the
-term ALL.
+the metadata and the title. So an event can replace the terms of one kind alone, and one index has the terms of all
+kinds. Every object also has the term ALL.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from infrastructure.contents.file_store import FileStore
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
 from tests.access.apis_as import Apis
 from tests.access.made_keys import execute
 from tests.commands.api_client import error_of
@@ -351,3 +353,28 @@ async def test_a_changed_image_in_a_repeated_question_is_named(
     assert log.rows("SELECT count(DISTINCT sha256) FROM content_refs") == [(2,)]
     shown = await apis.get(ANN, f"/v1/responses/{continued.headers['x-response-id']}/context")
     assert shown.json()["request_sha256_matches"] is True
+
+
+async def test_a_part_with_two_images_is_refused(settings: Settings, apis: Apis) -> None:
+    both = {"type": "input_image", "url": data_uri(png(1_000)), "image_url": data_uri(png(1_001))}
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": both}]}
+    answer = await apis.post(ANN, "/v1/chat/completions", {"messages": [message]})
+    assert error_of(answer)[:2] == (400, "invalid_value")
+    assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(0,)]
+
+
+async def test_images_are_included_only_if_the_item_names_them(settings: Settings, apis: Apis) -> None:
+    of_bob, of_ann = png(1_000), png(1_001)
+    [bobs, anns] = [
+        (who, await apis.create(who), await upload(apis, data, who=who)) for who, data in ((BOB, of_bob), (ANN, of_ann))
+    ]
+    named = []
+    for who, conversation, file_id in (bobs, anns):
+        body = {"items": [with_image(file_id=file_id)]}
+        added = await apis.post(who, f"/v1/conversations/{conversation}/items", body)
+        named.append((added.json()["data"][0]["id"], file_id))
+    (bobs_item, bobs_file), (anns_item, anns_file) = named
+    async with make_pool(settings.postgres_url) as pool:
+        files = FileStore(pool)
+        assert (await files.references("acme", bobs_item, [bobs_file, anns_file])).keys() == {bobs_file}
+        assert (await files.references("acme", anns_item, [bobs_file])) == {}
