@@ -38,9 +38,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     """A summary that replaces the first items of a path.
 
     `depth` is the depth of the item `last`. `version` is the version of the ContextCompacted. `tokens` counts the
-    text, in `o200k_base`. `tokens_before` counts the `count` items that the summary replaces. `has_copies`: whether
-    some of these items are copies.
-    Snapshots keep a Summary as JSON.
+    text, in `o200k_base`. `tokens_before` counts the `count` items that the summary replaces. Snapshots keep a Summary
+    as JSON.
     """
 
     version: int
@@ -52,7 +51,6 @@ class Summary(Struct, frozen=True, kw_only=True):
     last: str
     count: int
     tokens_before: int = field(name="before")
-    has_copies: bool = False
 
 
 class Reader(Protocol):
@@ -140,10 +138,15 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 
 
 async def settings_at(
-    reader: Reader, conversation_id: str, version: int, branches: tuple[PathBranch, ...] | None = None
+    reader: Reader,
+    conversation_id: str,
+    version: int,
+    branches: tuple[PathBranch, ...] | None = None,
+    *,
+    by_own_events: bool = False,
 ) -> ConversationSettings:
     """The settings at `version`, with the summary of the path `branches`. None means the active path. A summary that
-    is withdrawn by now is left out.
+    is withdrawn by now is left out. `by_own_events`: ignore inherited summaries, and deletions in other conversations.
     """
     pinned: tuple[str, ...] = ()
     started: ConversationStarted | None = None
@@ -167,8 +170,11 @@ async def settings_at(
     compaction: tuple[int, ContextCompacted] | None = None
     compacted_in = conversation_id
     if summary_change is not None:
-        compaction = await _newest(usable_summaries(reader, path, forked_from, first_page=[summary_change]))
-    if compaction is None and started is not None and started.summary is not None:
+        summaries = usable_summaries(
+            reader, path, forked_from, first_page=[summary_change], by_own_events=by_own_events
+        )
+        compaction = await _newest(summaries)
+    if compaction is None and started is not None and started.summary is not None and not by_own_events:
         compaction = await inherited_summary(reader, started.summary, path)
         compacted_in = started.summary.conversation_id
     instructions, policy = instructions_and_policy(events)
@@ -221,7 +227,6 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
         last=event.last,
         count=event.count,
         tokens_before=event.tokens_before,
-        has_copies=bool(event.originals),
     )
 
 
@@ -243,16 +248,24 @@ async def unretracted(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str]
 ) -> dict[str, Recorded]:
     """The ItemAppended of each item that is not retracted at `version`, by item id."""
-    appended: dict[str, Recorded] = {}
+    rows = await reader.items(conversation_id, item_ids, until=version) if item_ids else ()
+    retracted = retracted_by(rows)
+    return {
+        event.item_id: row
+        for row in rows
+        if isinstance(event := row.event, ItemAppended) and event.item_id not in retracted
+    }
+
+
+def retracted_by(events: Iterable[Recorded]) -> set[str]:
+    """Which items are retracted after these events. `events`: ascending."""
     retracted: set[str] = set()
-    for recorded in await reader.items(conversation_id, item_ids, until=version) if item_ids else ():
+    for recorded in events:
         match recorded.event:
-            case ItemAppended(item_id=item_id):
-                appended[item_id] = recorded
             case ItemRetracted(item_id=item_id):
                 retracted.add(item_id)
             case ItemRestored(item_id=item_id):
                 retracted.discard(item_id)
             case _:
                 pass
-    return {item_id: recorded for item_id, recorded in appended.items() if item_id not in retracted}
+    return retracted

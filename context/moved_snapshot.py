@@ -51,7 +51,7 @@ async def move_snapshot(
     )
     if is_open(new.branches) and new.branches[-1].branch <= before:
         return False
-    settings = await settings_at(reader, conversation_id, at.version, new.branches)
+    settings = await settings_at(reader, conversation_id, at.version, new.branches, by_own_events=True)
     if settings.pinned or settings.compaction or settings.forked_from:
         return False
     kept = common_depth(old.branches, new.branches)

@@ -12,8 +12,8 @@ from context.conversation_settings import (
     ConversationSettings,
     counted_summary,
     inherits,
+    retracted_by,
     settings_at,
-    unretracted,
 )
 from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
@@ -98,20 +98,20 @@ async def snapshot_from_log(
     if isinstance(last.event, ConversationDeleted):
         return _tombstone(last)
     path = await active_segment(reader, conversation_id, last.version)
-    settings = await settings_at(reader, conversation_id, last.version, path.branches)
-    if settings.compacted_in != conversation_id:  # a snapshot holds nothing from other conversations
-        settings = replace(settings, compaction=None)
+    settings = await settings_at(reader, conversation_id, last.version, path.branches, by_own_events=True)
+    pin_events = await reader.items(conversation_id, settings.pinned, until=last.version) if settings.pinned else []
+    retracted = retracted_by(pin_events)
+    settings = replace(settings, pinned=tuple(item_id for item_id in settings.pinned if item_id not in retracted))
     newest = _newest_items(settings, path)
     async for segment_page in segment_pages(reader, path, _PAGE_EVENTS, first_page=page):
         newest.add_older(segment_page)
         if newest.complete:
             break
-    pins = await unretracted(reader, conversation_id, last.version, settings.pinned)
-    return await _snapshot(newest, last, settings, _on_path(path, pins.values()), counts)
+    return await _snapshot(newest, last, settings, path, pin_events, counts=counts)
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
-    """The snapshot after `events`, which are all events of a conversation."""
+    """The snapshot after `events`, which are all events of a conversation. It must equal the snapshot from the log."""
     started, state = events[0].event, fold(recorded.event for recorded in events)
     assert state is not None
     assert isinstance(started, ConversationStarted)
@@ -128,7 +128,7 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     path = active_path(state.id, state.version, state.path, state.moved_at)
     newest = _newest_items(settings, path)
     newest.add_older(PageMaker(path).page(events[::-1]))
-    return await _snapshot(newest, events[-1], settings, _on_path(path, events))
+    return await _snapshot(newest, events[-1], settings, path, events)
 
 
 def _active_summary(
@@ -142,14 +142,6 @@ def _active_summary(
     return None
 
 
-def _on_path(path: PathSegment, rows: Iterable[Recorded]) -> list[ItemAppended]:
-    return [
-        event
-        for row in rows
-        if isinstance(event := row.event, ItemAppended) and path.contains(event.branch, event.depth, row.version)
-    ]
-
-
 def _tombstone(last: Recorded) -> Snapshot:
     return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
 
@@ -158,9 +150,12 @@ async def _snapshot(
     newest: "_NewestItems",
     last: Recorded,
     settings: ConversationSettings,
-    appended: Iterable[ItemAppended],
+    path: PathSegment,
+    pin_events: Iterable[Recorded],
+    *,
     counts: ItemCounts | None = None,
 ) -> Snapshot:
+    """`settings`: without retracted pins. `pin_events`: the events about the pinned items, and perhaps others."""
     counts = counts or ItemCounts()
     items = await snapshot_items(newest.newest_first[::-1], counts)
     first, size = newest.first, _size(items)
@@ -168,12 +163,17 @@ async def _snapshot(
         oldest = items.pop(0)
         first = oldest.depth + 1
         size -= _size([oldest])
-    pinned = [event for event in appended if event.item_id in settings.pinned]
-    pins = sorted(await snapshot_items(pinned, counts), key=lambda pin: pin.depth)
-    pins_inherited = settings.forked_from is not None and len(pins) < len(settings.pinned)
+    own_pins = [
+        (event, row.version)
+        for row in pin_events
+        if isinstance(event := row.event, ItemAppended) and event.item_id in settings.pinned
+    ]
+    on_path = [event for event, version in own_pins if path.contains(event.branch, event.depth, version)]
+    pins = sorted(await snapshot_items(on_path, counts), key=lambda pin: pin.depth)
+    pins_inherited = len(own_pins) < len(settings.pinned)
     pins_too_large = _size(pins) > MAX_PINNED_BYTES
-    summary = await counted_summary(settings.compaction)
-    covers_others = summary is not None and (settings.forked_from is not None or summary.has_copies)
+    compaction = settings.compaction
+    covers_others = compaction is not None and (settings.forked_from is not None or bool(compaction[1].originals))
     return Snapshot(
         version=last.version,
         chain_hash=last.chain_hash,
@@ -181,7 +181,7 @@ async def _snapshot(
         settings=SnapshotSettings(
             instructions=settings.instructions,
             policy=settings.policy,
-            summary=summary,
+            summary=None if covers_others else await counted_summary(compaction),
             pins=() if pins_too_large else tuple(pins),
             needs_log=settings.inherits or pins_too_large or covers_others or pins_inherited,
         ),

@@ -18,8 +18,8 @@ A snapshot has a conversation's newest items and their token counts, so the next
     context_items:{tenant}:{conversation_id}  LIST
         an element for each depth from `first` to `depth`: JSON of a SnapshotItem, or empty if the item is retracted
 
-The list has the newest items of the active path, without summarized and inherited ones. Redis may evict one of the two
-keys. So the list is used only if its length is right.
+The list has the newest items of the active path, without summarized and inherited ones. A snapshot depends only on the
+events of its own conversation. Redis may evict one of the two keys. So the list is used only if its length is right.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
-SNAPSHOT_FORMAT = "11"
+SNAPSHOT_FORMAT = "12"
 """Raise this number when the content of snapshots changes, or the way in which tokens are counted."""
 
 REQUEST_PREFIX = "request:"
@@ -77,8 +77,8 @@ class SnapshotSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The field `settings` of the hash.
 
     `pins`: in order of depth; the list may have these items too. `needs_log`: contexts are read from the log, for one
-    of two reasons. Pins or summary may have content of other conversations, which may be deleted there. Or the pins
-    exceed MAX_PINNED_BYTES; then `pins` is empty.
+    of two reasons. Pins or the summary may have content of other conversations, which may be deleted there; this
+    content is left out. Or the pins exceed MAX_PINNED_BYTES; then `pins` is empty.
     """
 
     instructions: str | None = None

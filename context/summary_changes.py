@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from context.branch_paths import active_segment
 from context.forks import fork_of
-from context.withdrawn_summaries import is_withdrawn
+from context.withdrawn_summaries import is_withdrawn, is_withdrawn_by_own_events
 from domain.events import CompactionRedone, CompactionUndone, ContextCompacted, Fork, PathBranch
 from domain.paths import PathSegment, takes
 from infrastructure.event_log.recorded import Recorded
@@ -85,18 +85,25 @@ async def usable_summaries(
     inherited_by: Collection[str] = (),
     changes: SummaryChanges | None = None,
     first_page: Sequence[Recorded] = (),
+    by_own_events: bool = False,
 ) -> AsyncIterator[Recorded]:
     """The summaries of the path that are neither undone nor withdrawn by now, newest first.
 
     `fork`, `inherited_by`: as in `is_withdrawn`. `changes`: gets the changes that are read. `first_page`: the newest
-    changes, if they were read before.
+    changes, if they were read before. `by_own_events`: ignore deletions in other conversations.
     """
     changes = changes or SummaryChanges(path.branches)
     page: Sequence[Recorded] = first_page
     until = path.version
     while page := page or await reader.summary_changes(path.conversation_id, until=until, limit=PAGE_CHANGES):
         for change in page:
-            if changes.add_older(change) and not await is_withdrawn(reader, change, fork, inherited_by):
+            if not changes.add_older(change):
+                continue
+            if by_own_events:
+                withdrawn = await is_withdrawn_by_own_events(reader, change)
+            else:
+                withdrawn = await is_withdrawn(reader, change, fork, inherited_by)
+            if not withdrawn:
                 yield change
         until, page = page[-1].version - 1, ()
 

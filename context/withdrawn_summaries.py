@@ -56,6 +56,12 @@ async def is_withdrawn(
     return bool(await deleted_items(reader, originals, [*conversations, *inherited_by]))
 
 
+async def is_withdrawn_by_own_events(reader: Reader, compacted: Recorded) -> bool:
+    """Ignores deletions in other conversations."""
+    deletions = await reader.deletions([compacted.conversation_id], after=compacted.position)
+    return any(is_withdrawn_by(compacted, deletion) for deletion in deletions)
+
+
 def _is_covered_and_inherited(deletion: Recorded, summary: ContextCompacted) -> bool:
     event = deletion.event
     return isinstance(event, ItemRetracted | ItemRestored) and event.inherited and event.depth <= summary.depth

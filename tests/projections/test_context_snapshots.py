@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from context.history_backwards import recent_items_from_log
 from context.last_requests import MAX_LAST_REQUESTS
-from context.snapshot_from_log import refill, snapshot_from_log
+from context.snapshot_from_log import refill, snapshot_from_log, snapshot_of
 from context.snapshot_store import put_snapshot, read_recent_items, read_snapshot, snapshot_lookup
 from context.snapshots import (
     MAX_BYTES,
@@ -22,8 +22,18 @@ from context.snapshots import (
     to_elements,
     to_fields,
 )
-from domain.commands import DescribeConversation, PinItem, UnpinItem
-from domain.events import ContextPolicy, ConversationDeleted, Fork, InheritedSummary, SentSequence, SequencePoint
+from domain.commands import DescribeConversation, PinItem, RetractItem, ReviseItem, UnpinItem
+from domain.conversation import KnownItem
+from domain.events import (
+    ContextPolicy,
+    ConversationDeleted,
+    Fork,
+    InheritedSummary,
+    Leaf,
+    PathBranch,
+    SentSequence,
+    SequencePoint,
+)
 from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Recorded
 from projections.context_view import ContextView
@@ -34,7 +44,7 @@ from projections.views.view_position import ViewPosition
 from tests.projections.history import write_many_kinds
 from tests.projections.world import World
 from tests.queries.branched_conversation import BranchedConversation
-from tests.queries.writer import Writer
+from tests.queries.writer import Writer, new_items
 
 TENANT = "default"
 
@@ -204,7 +214,7 @@ async def test_a_snapshot_has_the_changed_instructions(instructions: str | None,
 
 
 async def _equals_the_log(world: World, conversation: str, *token_limits: int) -> Snapshot:
-    """Fails if the snapshot differs from one made from the log.
+    """Fails if the snapshot differs from one made from the log, or from the one that `verify` expects.
 
     Also checks the keys in Redis, and the newest items that fit in each of `token_limits`.
     """
@@ -213,6 +223,7 @@ async def _equals_the_log(world: World, conversation: str, *token_limits: int) -
     assert head is not None
     assert snapshot is not None
     assert snapshot == await snapshot_from_log(world.reader, conversation, head.version)
+    assert snapshot == await snapshot_of(await world.reader.conversation(conversation, limit=100_000))
     stored: Any = await world.redis.hgetall(_hash(conversation))
     assert stored == {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
     elements: Any = await world.redis.lrange(_list(conversation), 0, -1)
@@ -367,13 +378,50 @@ async def test_the_context_of_a_fork_with_a_summary_is_read_from_the_log(write: 
     await _project(world, await world.reader.last_position() - 1)
     snapshot = await _read(world, conversation)
     assert snapshot is not None
-    assert (snapshot.settings.needs_log, snapshot.settings.summary is not None) == (True, True)
+    assert (snapshot.settings.needs_log, snapshot.settings.summary) == (True, None)
     assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
     recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
     assert recent.summary is not None
     await write.retract(origin, ids[0])
     recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
     assert recent.summary is None
+    await _equals_the_log(world, conversation)
+
+
+async def test_retracted_pins_of_a_fork_and_pins_beside_its_path_do_not_need_the_log(
+    write: Writer, world: World
+) -> None:
+    origin = await write.start("one", "two")
+    fork = Fork(conversation_id=origin, item_id="msg_two", version=3, depth=2)
+    conversation = await write.start(forked_from=fork)
+    first, beside = await write.append(conversation, "a", "b")
+    leaf = Leaf(first, 3, (PathBranch(0, 3, 2),))
+    [on_path] = new_items(["c"])
+    await write.execute(conversation, ReviseItem(item_id=beside, item=on_path, author="ann", leaf=leaf))
+    for item_id in (beside, on_path.item_id):
+        await write.execute(conversation, PinItem(item_id=item_id))
+    await write.retract(conversation, on_path.item_id)
+    await _project(world)
+    snapshot = await _equals_the_log(world, conversation, 0, 4)
+    assert (snapshot.settings.needs_log, snapshot.settings.pins) == (False, ())
+
+
+async def test_a_pin_that_a_fork_inherits_needs_the_log_until_the_fork_retracts_the_item(
+    write: Writer, world: World
+) -> None:
+    origin = await write.start("one")
+    [item_id] = await write.append(origin, "two")
+    fork = Fork(conversation_id=origin, item_id=item_id, version=3, depth=2)
+    conversation = await write.start("a", "b", forked_from=fork)
+    inherited = KnownItem(depth=2, inherited=True)
+    await write.execute(conversation, PinItem(item_id=item_id, inherited=inherited))
+    await _project(world)
+    assert (await _equals_the_log(world, conversation)).settings.needs_log
+    assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
+    after = await world.reader.last_position()
+    await write.execute(conversation, RetractItem(item_id=item_id, inherited=inherited))
+    await _project(world, after)
+    assert not (await _equals_the_log(world, conversation, 0, 5)).settings.needs_log
 
 
 async def test_the_context_of_a_fork_with_inherited_pin_and_summary_is_read_from_the_log(
@@ -621,6 +669,24 @@ async def _apply_and_flush(
 ) -> None:
     await view.apply(view_positions, Batch(0, [*batch]))
     await view.flush()
+
+
+async def test_the_log_is_needed_after_the_head_moves_to_a_path_whose_summary_covers_a_copy_of_a_deleted_item(
+    write: Writer, world: World
+) -> None:
+    origin = await write.start()
+    [original] = await write.append(origin, "original")
+    conversation = BranchedConversation(write, await write.start())
+    _, second, third = await conversation.append("one", "two", "three")
+    conversation.version = (await write.compact(conversation.id, second, 2, originals=(original,))).version
+    await conversation.revise(second, "another two")
+    await write.retract(origin, original)
+    await _project(world)
+    assert not (await _equals_the_log(world, conversation.id, 1_000)).settings.needs_log
+    after = await world.reader.last_position()
+    await conversation.move(third)
+    await _project(world, after)
+    assert (await _equals_the_log(world, conversation.id)).settings.needs_log
 
 
 async def test_items_that_both_paths_share_are_not_read_again_when_the_head_moves(write: Writer, world: World) -> None:

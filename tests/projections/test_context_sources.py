@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from context.assembly import Context, Contexts, SharedContexts
 from context.choice import ReplyRequest
-from context.conversation_settings import Reader
+from context.conversation_settings import Reader, settings_at
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
 from context.snapshot_from_log import snapshot_from_log, snapshot_of
@@ -27,14 +27,26 @@ from domain.commands import (
     NewItem,
     PinItem,
     RedoCompaction,
+    RestoreItem,
     RetractItem,
     ReviseItem,
     ShowReply,
     UndoCompaction,
     UnpinItem,
 )
+from domain.conversation import KnownItem
 from domain.errors import ContextTooLong, Refused
-from domain.events import ContextPolicy, Fork, ItemAppended, Leaf, SentSequence, SequencePoint, Timing, Usage
+from domain.events import (
+    ContextPolicy,
+    Fork,
+    InheritedSummary,
+    ItemAppended,
+    Leaf,
+    SentSequence,
+    SequencePoint,
+    Timing,
+    Usage,
+)
 from domain.items import id_prefix
 from domain.paths import leaf_before, up_to_item
 from infrastructure.event_log.incarnation import StreamVersion
@@ -67,19 +79,33 @@ class History:
         self._items: list[tuple[ItemAppended, int]] = []
         """The appended items with their versions. A retracted item is dropped, unless none would be left."""
         self._openings: dict[int, ItemAppended] = {}
+        self._retracted: list[str] = []
+        self._origin = ""
+        self._inherited: dict[str, KnownItem] = {}
         self.conversation_id = ""
 
     async def start(self) -> None:
+        fields: dict[str, Any] = {}
+        if self.random.random() < 0.4 and not self._only_branches:
+            fields = await self._fork()
         policy = self._policy(None, None, 60, 300)
-        fork = None
-        if self.random.random() < 0.3 and not self._only_branches:
-            origin = await self._write.start(*(self._text() for _ in range(4)))
-            (last,) = await self._write.append(origin, "last")
-            fork, self._depth = Fork(conversation_id=origin, item_id=last, version=6, depth=5), 5
-        self.conversation_id = await self._write.start(
-            context_policy=policy, instructions=self._text(), forked_from=fork
-        )
+        self.conversation_id = await self._write.start(context_policy=policy, instructions=self._text(), **fields)
         await self._append()
+
+    async def _fork(self) -> dict[str, Any]:
+        """One fork in five inherits a pin, and one in five a summary."""
+        self._origin, self._depth = await self._write.start(self._text()), 5
+        ids = await self._write.append(self._origin, *(self._text() for _ in range(4)))
+        self._inherited = {item_id: KnownItem(depth=depth, inherited=True) for depth, item_id in enumerate(ids, 2)}
+        fork = Fork(conversation_id=self._origin, item_id=ids[-1], version=6, depth=5)
+        inherits = self.random.choice(("", "", "", "pin", "summary"))
+        if inherits == "pin":
+            return {"forked_from": fork, "pinned": (ids[1],)}
+        if inherits == "summary":
+            version = (await self._write.compact(self._origin, ids[0], 2, self._text())).version
+            fork = replace(fork, version=version)
+            return {"forked_from": fork, "summary": InheritedSummary(conversation_id=self._origin, version=version)}
+        return {"forked_from": fork}
 
     async def next_command(self) -> None:
         commands = [self._append, self._append, self._append, self._request]
@@ -87,6 +113,9 @@ class History:
             commands += [self._revise, self._revise, self._move, self._move, self._reply_beside]
         if not self._only_branches:
             commands += [self._retract, self._retract, self._pin, self._pin, self._compact, self._undo, self._describe]
+            commands += [self._restore]
+        if self._inherited:
+            commands += [self._change_inherited, self._change_inherited, self._change_origin]
         command = self.random.choice(commands)
         try:
             await command()
@@ -125,6 +154,31 @@ class History:
         retracted, _ = self.random.choice((self._items[0], *self._items))
         self._items = [(event, version) for event, version in self._items if event is not retracted] or self._items
         await self._execute(RetractItem(item_id=retracted.item_id))
+        self._retracted.append(retracted.item_id)
+
+    async def _restore(self) -> None:
+        if self._retracted:
+            await self._execute(await self._restoring(self.random.choice(self._retracted)))
+
+    async def _restoring(self, item_id: str) -> RestoreItem:
+        head = await self._reader.head(self.conversation_id)
+        assert head is not None
+        settings = await settings_at(self._reader, self.conversation_id, head.version)
+        inherited = self._inherited.get(item_id)
+        return RestoreItem(item_id=item_id, inherited=inherited, unpins=item_id in settings.pinned)
+
+    async def _change_inherited(self) -> None:
+        """The other conversations keep the item as it is."""
+        item_id, inherited = self.random.choice([*self._inherited.items()])
+        command = self.random.choice((PinItem, UnpinItem, RetractItem, RestoreItem))
+        if command is RestoreItem:
+            await self._execute(await self._restoring(item_id))
+        else:
+            await self._execute(command(item_id=item_id, inherited=inherited))
+
+    async def _change_origin(self) -> None:
+        command = self.random.choice((RetractItem, RetractItem, RestoreItem))
+        await self._write.execute(self._origin, command(item_id=self.random.choice([*self._inherited])))
 
     async def _pin(self) -> None:
         event, _ = self.random.choice(self._items)
@@ -248,7 +302,7 @@ async def test_snapshot_and_log_give_the_same_context_after_random_commands(
             events = await reader.conversation(history.conversation_id, limit=10_000)
             snapshot = await snapshot_from_log(world.reader, history.conversation_id, head.version)
             assert snapshot is not None
-            assert (await snapshot_of(events)).settings.summary == snapshot.settings.summary, seed
+            assert await snapshot_of(events) == snapshot, seed
             for max_tokens in TOKEN_LIMITS:
                 from_snapshot = await read_recent_items(world.redis, TENANT, history.conversation_id, max_tokens)
                 compared += from_snapshot is not None

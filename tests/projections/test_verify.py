@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from context.copies import VIEW_FIELDS
 from context.last_requests import MAX_LAST_REQUESTS
 from context.snapshots import snapshot_keys
-from domain.commands import DeleteConversation, PinItem
+from domain.commands import DeleteConversation, DescribeConversation, PinItem
 from domain.conversation import RunningReply, fold
-from domain.events import SentSequence, SequencePoint
+from domain.events import Fork, SentSequence, SequencePoint
 from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import mint, uuid_of
 from projections.views.catalog import ALL_VIEWS, CONTEXT
@@ -98,6 +98,40 @@ async def test_missing_snapshots_are_no_difference(write: Writer, world: World) 
     verified = await _verify(world)
     assert verified.ok
     assert (verified.snapshots, verified.snapshots_absent) == (0, 12)
+
+
+async def test_forks_with_retracted_pins_have_no_difference(write: Writer, world: World) -> None:
+    origin = await write.start("one", "two")
+    fork = Fork(conversation_id=origin, item_id="msg_two", version=3, depth=2)
+    conversation = await write.start(forked_from=fork)
+    [pinned] = await write.append(conversation, "a")
+    await write.execute(conversation, PinItem(item_id=pinned))
+    await write.retract(conversation, pinned)
+    await world.catch_up()
+    verified = await _verify(world)
+    assert (verified.differences, verified.snapshots) == ([], 2)
+
+
+async def test_summaries_that_deletions_in_other_conversations_withdraw_are_no_difference(
+    write: Writer, world: World
+) -> None:
+    origin = await write.start("one")
+    [deleted] = await write.append(origin, "two")
+    fork = Fork(conversation_id=origin, item_id=deleted, version=3, depth=2)
+    forked, with_copy = await write.start(forked_from=fork), await write.start("copy")
+    for conversation, originals in ((forked, ()), (with_copy, (deleted,))):
+        first, _ = await write.append(conversation, "a", "b")
+        await write.compact(conversation, first, 2, originals=originals)
+    await world.catch_up()
+    await write.retract(origin, deleted)
+    await world.catch_up()
+    verified = await _verify(world)
+    assert (verified.differences, verified.snapshots) == ([], 3)
+    for conversation in (forked, with_copy):  # the change of instructions makes the snapshot again
+        await write.execute(conversation, DescribeConversation(instructions="Be brief."))
+    await world.catch_up()
+    verified = await _verify(world)
+    assert (verified.differences, verified.snapshots) == ([], 3)
 
 
 async def test_views_that_are_waited_for_have_no_difference(write: Writer, live: World) -> None:

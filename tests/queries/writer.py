@@ -90,6 +90,7 @@ class Writer:
         cost: int | None = 7_000,
         *,
         branch: int = 0,
+        originals: tuple[str, ...] = (),
     ) -> Appended:
         """Summarizes the items up to `last`."""
         command = CompactContext(
@@ -106,6 +107,7 @@ class Writer:
             read_version=await self._version(conversation_id),
             usage=Usage(input_tokens=90, output_tokens=5),
             cost=cost,
+            originals=originals,
         )
         return await self.execute(conversation_id, command)
 
