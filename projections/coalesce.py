@@ -145,10 +145,14 @@ def _merge(change: Change, update: Update) -> None:
         change.add.pop(name, None)
         change.unset.pop(name, None)
     for name, amount in update.add.items():
-        if name in change.set:
+        if name in change.unset:
+            del change.unset[name]
+            change.set[name] = amount
+        elif name in change.set:
             change.set[name] += amount
         else:
             change.add[name] = change.add.get(name, 0) + amount
     for name in update.unset:
         change.set.pop(name, None)
+        change.add.pop(name, None)
         change.unset[name] = None

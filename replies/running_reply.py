@@ -20,6 +20,7 @@ from domain.commands import Command, CompleteReply, QueueReply, RequestReply, Sh
 from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
 from domain.events import InputItem, ReplyQueued, ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
+from infrastructure.cancellation import raise_if_cancelled
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
@@ -228,6 +229,7 @@ class RunningReply:
                 return await self._read_provider(learn)
             except ModelFailed as failure:
                 repeat = await self._repeat_after(failure)
+                raise_if_cancelled()
                 if repeat is None:
                     raise
                 learn = repeat.learn
@@ -262,6 +264,7 @@ class RunningReply:
                 self._first_part_at = time.perf_counter()
                 if on_first_part is not None:
                     await on_first_part()
+                    raise_if_cancelled()
             if isinstance(part, Finished):
                 finished = part
                 continue

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from projections.coalesce import ViewBatch, apply_to, conversation_of
@@ -17,10 +17,13 @@ step = st.one_of(
     st.tuples(st.just("set"), st.integers(0, 50), st.sampled_from(NAMES), st.integers(0, 9)),
     st.tuples(st.just("add"), st.integers(0, 50), st.just("count"), st.integers(-3, 3)),
     st.tuples(st.just("put"), st.integers(0, 50), st.just("count"), st.integers(0, 9)),
+    st.tuples(st.just("unset"), st.integers(0, 50), st.sampled_from(("count", *NAMES)), st.none()),
     st.tuples(st.just("remove"), st.sampled_from(TENANTS), st.sampled_from(CONVERSATIONS), st.none()),
 )
 
 
+@example(before=[("insert", "a", "c1", 0)], batch=[("add", 0, "count", 1), ("unset", 0, "count", None)])
+@example(before=[("insert", "a", "c1", 0)], batch=[("unset", 0, "count", None), ("add", 0, "count", 1)])
 @given(before=st.lists(step, max_size=15), batch=st.lists(step, max_size=25))
 def test_merged_writes_of_a_batch_give_the_same_documents(before: list[Any], batch: list[Any]) -> None:
     folded = Fold()
@@ -58,11 +61,12 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
                 if not keys:
                     continue
                 key = keys[first % len(keys)]
-                write = (
-                    Update("items", key, {}, {second: third})
-                    if kind == "add"
-                    else Update("items", key, {second: third})
-                )
+                if kind == "add":
+                    write = Update("items", key, {}, {second: third})
+                elif kind == "unset":
+                    write = Update("items", key, {}, unset=(second,))
+                else:
+                    write = Update("items", key, {second: third})
         folded.write(write)
         played.append(write)
     return played
@@ -71,8 +75,9 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
 def _apply(view_batch: ViewBatch, documents: dict[str, Document]) -> None:
     """Applies the merged writes, in the order of `batch_statements`."""
     for key, change in view_batch.updates.items():
-        assert not change.set.keys() & change.add.keys()
-        apply_to(documents[key], Update("items", key, change.set, change.add))
+        names = [*change.set, *change.add, *change.unset]
+        assert len(names) == len(set(names))
+        apply_to(documents[key], Update("items", key, change.set, change.add, tuple(change.unset)))
     for conversation in view_batch.removed:
         for key in [key for key, document in documents.items() if conversation_of(document) == conversation]:
             del documents[key]
