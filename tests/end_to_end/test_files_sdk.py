@@ -179,14 +179,14 @@ def test_running_replies_do_not_hold_their_images(running: System, provider: Scr
 
         provider.script = answer_late
         with ThreadPoolExecutor(10) as threads:
-            asked = [threads.submit(ask, png(22 * MB)) for _ in range(10)]
+            questions = [threads.submit(ask, png(22 * MB)) for _ in range(10)]
             largest, running_replies = 0, 0
-            while running_replies < 10 and not any(question.done() for question in asked):
+            while running_replies < 10 and not any(question.done() for question in questions):
                 running_replies += answering.acquire(timeout=0.02)
                 largest = max(largest, api_memory(running))
-            held = api_memory(running)
+            kept = api_memory(running)
             go_on.set()
-        assert [question.result() for question in asked] == ["A cat."] * 10
-        figures = f"at most {(largest - idle) // MB} MB, then {(held - idle) // MB} MB"
+        assert [question.result() for question in questions] == ["A cat."] * 10
+        figures = f"at most {(largest - idle) // MB} MB, then {(kept - idle) // MB} MB"
         assert largest - idle < (64 if store else 300) * MB, figures
-        assert held - idle < 64 * MB, figures
+        assert kept - idle < 64 * MB, figures
