@@ -107,7 +107,7 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
         elif data is not None and keep != "inline":
             taken[id(slot.owner)] = FoundFile(data.reference, None)
     by_hash = {data.reference.sha256: data.data for data in inline.values()}
-    if keep == "stored":
+    if keep == "stored" and by_hash:
         await contents.store.keep(contents.principal.tenant, by_hash)
     elif keep == "request":
         contents.reader.given_contents.update(by_hash)

@@ -166,7 +166,7 @@ def create_app(
             reply_queue=ReplyQueue(watch, active_replies.cancel),
             sockets=sockets,
             api_keys=KeyStore(key_pool),
-            files=FileStore(file_pool),
+            files=FileStore(pool, file_pool),
             large_bodies=asyncio.Semaphore(1),
             limiter=limiter,
             comment_seconds=settings.comment_seconds,

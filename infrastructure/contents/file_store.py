@@ -17,7 +17,7 @@ from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
 
 WRITE_TURN_TIMEOUT_SECONDS: Final = 30.0
-"""How long a request waits for one of the connections that store files."""
+"""How long a request waits for one of the connections that store and delete files."""
 
 PAGE_ITEMS: Final = 50
 MAX_FORKS: Final = 1_000
@@ -139,10 +139,15 @@ _DESCENDING: Final = sql.SQL(_PAGE.format(order="DESC")).format(_FIELDS, _VISIBL
 
 
 class FileStore:
-    """Every method may raise psycopg.Error."""
+    """Every method may raise psycopg.Error.
 
-    def __init__(self, pool: Pool) -> None:
+    `write_pool` stores and deletes files; None if the store is only read. An upload holds a connection until the whole file is
+    written, so reads have their own connections.
+    """
+
+    def __init__(self, pool: Pool, write_pool: Pool | None = None) -> None:
         self._pool = pool
+        self._write_pool = write_pool or pool
 
     async def add(self, tenant: str, subject: str, file: NewFile, content: StagedContent) -> StoredFile:
         """Stores all or nothing. Raises NoSpace, and KeyReused."""
@@ -160,7 +165,7 @@ class FileStore:
             "key": file.idempotency_key,
         }
         async with (
-            self._pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection,
+            self._write_pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection,
             connection.transaction(),
             connection.cursor(row_factory=class_row(StoredFile)) as cursor,
         ):
@@ -185,7 +190,7 @@ class FileStore:
     async def keep(self, tenant: str, contents: Mapping[bytes, bytes]) -> None:
         """Stores contents, by their SHA-256, before the events that name them are appended."""
         values = {"tenant": tenant, "hashes": list(contents)}
-        async with self._pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection:
+        async with self._write_pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection:
             fresh = {sha256 for (sha256,) in await (await connection.execute(_FRESH, values)).fetchall()}
             # One transaction for each content, because two requests with the same two contents must not wait for each other.
             for sha256, data in contents.items():
@@ -249,7 +254,7 @@ class FileStore:
 
     async def delete(self, reader: Reader, file_id: str) -> bool:
         """False if there is no such file."""
-        async with self._pool.connection() as connection:
+        async with self._write_pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection:
             cursor = await connection.execute(_DELETE, _values(reader, file=uuid_of(file_id)))
             return cursor.rowcount == 1
 

@@ -1,5 +1,6 @@
 """Images and files in items: stored once, named by their ids, and sent to models with their data."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -19,6 +20,7 @@ from tests.files.requests import ANN, BOB, STRANGER, items, upload, with_file
 from tests.files.samples import PDF, data_uri, png, with_image
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
+from tests.servers import wait_until_async
 
 
 async def included_item(apis: Apis, conversation: str, item_id: str) -> dict[str, Any]:
@@ -378,3 +380,22 @@ async def test_images_are_included_only_if_the_item_names_them(settings: Setting
         files = FileStore(pool)
         assert (await files.references("acme", bobs_item, [bobs_file, anns_file])).keys() == {bobs_file}
         assert (await files.references("acme", anns_item, [bobs_file])) == {}
+
+
+async def test_requests_that_name_files_do_not_wait_for_uploads(settings: Settings, apis: Apis) -> None:
+    file_id = await upload(apis, png(1_000))
+    conversation = await apis.create(ANN)
+    data = png(2_000)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
+        insert = "INSERT INTO contents (tenant_id, sha256, size) VALUES ('acme', %s, %s)"
+        await other.execute(insert, (hashlib.sha256(data).digest(), len(data)))  # uploads of this content wait
+        uploads = [asyncio.create_task(upload(apis, data)) for _ in range(3)]
+        log = Log(settings.postgres_url)
+        await wait_until_async(lambda: log.rows(waiting) == [(2,)], 5, "all connections for uploads are in use")
+        body = {"items": [with_image(file_id=file_id)]}
+        added = await apis.post(ANN, f"/v1/conversations/{conversation}/items", body)
+        assert added.status_code == 200, added.text
+        assert not any(each.done() for each in uploads)
+        await other.rollback()
+    await asyncio.gather(*uploads)
