@@ -73,7 +73,7 @@ def has_outputs(input_items: Sequence[Item]) -> bool:
 def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
     """(index in the input, index in the path) of each output that repeats an output of the path.
 
-    If the input has several new outputs of one call, also (index, -1) of each of these but the last.
+    Of several new outputs of one call, yields (index, -1) for each but the last.
     """
     ends = _ends_of_calls(newest_first)
     new_calls: set[_CallKey] = set()
