@@ -3,7 +3,7 @@
 1. The longest known prefix of the transcript is looked up by its hash.
 
 2. If that prefix ends before the last answer, the client may have changed something before the answer. Then the
-answer is looked up, and the messages before it are compared with its path.
+answer is looked up, and the messages before it are compared with the path to the answer that was found.
 
 3. If nothing is found in a conversation that the client named, its active path is compared with the transcript.
 
