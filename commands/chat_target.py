@@ -27,8 +27,8 @@ class ChatTarget(Struct, frozen=True, kw_only=True):
     expected_head   the id of the item that must be the conversation's head at the append; UNSET: not checked
     leaf            where the reply opens a branch; None: the reply goes to the head
     name_hash       the hash of the name that the client gave the conversation
-    read_version    the version that the transcript was compared with, or that has the stored history; None if there
-                    is neither
+    read_version    the version that the transcript was compared with, or the version after its history was appended;
+                    None if there is neither
     """
 
     conversation_id: str

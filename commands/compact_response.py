@@ -43,7 +43,7 @@ from replies.summary_writer import (
 router = APIRouter()
 
 MAX_SUMMARY_TOKENS = 1_024
-"""The limit is an eighth of the model's window, if that is less."""
+"""An eighth of the model's window is the limit if the eighth is less."""
 
 
 class CompactResponse(Body):

@@ -30,7 +30,7 @@ from infrastructure.http.multipart import MAX_FILE_BYTES
 from infrastructure.ids import FILE, is_id
 
 _SIGNS: Final = (b'"input_image"', b'"input_file"', b'"computer_screenshot"', b'"image_url"', b'"file"')
-"""The types of parts that have slots."""
+"""The types of parts that may hold an image or a file."""
 
 MAX_FILENAME_BYTES: Final = 255
 _FIELDS: Final = ("input", "item", "items", "messages")
@@ -75,7 +75,7 @@ def may_have_contents(raw: bytes) -> bool:
 async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
     """The body with references in place of data and ids.
 
-    `size`: of the body as JSON text. `max_bytes`: the maximum for what remains. Raises ApiError (400, 404, 413).
+    `size`: the bytes of the body as JSON text. `max_bytes`: the maximum for what stays in the body. Raises ApiError (400, 404, 413).
     """
     given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
     found = [slot for slot in slots(given) if _file_id(slot) or not _is_elsewhere(slot)]

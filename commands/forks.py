@@ -77,7 +77,7 @@ async def fork_conversation(context: CommandContext, conversation_id: str, body:
 
 
 def _persons_title(state: ConversationState) -> str | None:
-    """A model's title is left out, because the fork would keep this title after the titled items are deleted."""
+    """A model's title is left out, because it may repeat items that are deleted later."""
     return state.title if state.title_by == "person" else None
 
 

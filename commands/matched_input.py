@@ -44,7 +44,7 @@ class MatchedInput(Struct, frozen=True, kw_only=True):
         transcript, target = self.transcript, self.target
         version = target.version if target is not None and target.start is None else None
         chain = transcript.chains[-1] if transcript.chains else transcript.first
-        # A prefix that ends with an input item is useful only after an answer of this store.
+        # A prefix that ends with an input item is recorded only if it contains an answer of this store.
         of_input = [
             Prefix(
                 item_id=new_ids[index],

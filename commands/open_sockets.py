@@ -26,7 +26,7 @@ class SocketLimits(Struct, frozen=True, kw_only=True):
     """How long a socket may have neither a message nor a running reply."""
 
     unstored_bytes: int = 64 * 1024 * 1024
-    """For the items of all unstored replies that the process remembers."""
+    """The maximum for the items of all unstored replies that the process remembers."""
 
 
 class OpenSocket:

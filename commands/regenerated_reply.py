@@ -121,7 +121,7 @@ def _repeatable(record: Record | None) -> Request | None:
 
 
 async def _leaf(context: CommandContext, conversation_id: str, version: int, answer: _Answer, named_id: str) -> Leaf:
-    """The place before the answer's first item that is not deleted. Raises ApiError (404)."""
+    """The place before the answer. Its deleted items are skipped. Raises ApiError (404) if the named item or all are deleted."""
     found = {item_id: await _find_place(context, conversation_id, version, item_id) for item_id in answer.item_ids}
     first = next((each for each in found.values() if each is not None), None)
     if first is None or found.get(named_id, first) is None:

@@ -126,7 +126,7 @@ async def _request_unstored(context: CommandContext, model: str, parameters: byt
 async def _request_at(context: CommandContext, request: ChatRequest, target: ChatTarget) -> Reply:
     """If an existing conversation refuses, tries a branch after the match, and then a fork.
 
-    Without a match, raises ConversationIsEnded, or tries only the fork after other refusals.
+    Without a match, an ended conversation raises ConversationIsEnded. After another refusal, tries only a fork.
     """
     try:
         return await _append_request(context, request, target)

@@ -15,7 +15,7 @@ MAX_SCHEMAS_BYTES = 256 * 1024
 _META_SCHEMA = jsonschema_rs.Draft202012Validator(
     {"$ref": "https://json-schema.org/draft/2020-12/schema"}, validate_formats=True
 )
-"""Never loads a schema that the value names with `$ref` or `$schema`."""
+"""Never loads a schema that the checked schema names with `$ref` or `$schema`."""
 
 
 class RequestSchema(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """`retry` in `POST /v1/responses`: tries a failed or stopped reply again, at the same place.
 
-If the question has already joined, the new input is empty. A partial answer is retracted.
+If the reply's input has already joined the conversation, the new input is empty. A partial answer is retracted.
 """
 
 from msgspec.structs import replace

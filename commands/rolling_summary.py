@@ -1,6 +1,6 @@
 """Rolling summaries: a model summarizes the older items of a conversation. The items stay readable.
 
-The newest turns get half of the limit, the summary a quarter. The rest stays free, so that the next turns need no new
+The newest turns get half of the token limit, the summary a quarter. The rest stays free, so that the next turns need no new
 summary.
 """
 

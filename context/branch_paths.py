@@ -37,7 +37,7 @@ def active_path(conversation_id: str, version: int, branches: tuple[PathBranch, 
 async def branches_to(
     reader: Reader, conversation_id: str, end: PathBranch, *, until: int | None = None
 ) -> tuple[PathBranch, ...] | None:
-    """The branches of the path that ends with `end`. None if that branch did not exist at `until`, or if the log has lost its start."""
+    """The branches of the path that ends with `end`. None if this branch did not exist at `until`, or if the log has lost the branch's start."""
     if end.branch == 0:
         return (end,)
     if until is not None and end.branch > until:

@@ -26,7 +26,7 @@ from domain.items import Item
 from domain.paths import PathSegment
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Used if neither the request nor the policy says how many. The limit is half of the window, if that is less."""
+"""Used if neither the request nor the policy says how many. Half of the window is used if the half is less."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):

@@ -49,7 +49,7 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     last_requests: Mapping[str, SentSequence] = {}
 
     def is_at(self, at: StreamVersion) -> bool:
-        """Compares hashes too, because a log that moved back may have other events at the same versions."""
+        """Compares hashes too, because after a restore, the log may have other events at the same versions."""
         return (self.version, self.chain_hash) == (at.version, at.chain_hash)
 
     @property

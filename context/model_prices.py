@@ -75,7 +75,7 @@ def find_priced(name: str, base_url: str) -> PricedModel | None:
 
 
 def _sellers(reference: str, base_url: str, providers: Sequence["Provider"]) -> Iterator["Provider"]:
-    """First the provider at `base_url`, then the providers with model names like this name.
+    """First the provider at `base_url`, then the providers whose pattern for model names matches.
 
     Last OpenRouter, if the name has a slash.
     """

@@ -14,7 +14,7 @@ from infrastructure.event_log.recorded import Recorded
 
 MAX_READ_ITEMS = 2_000
 MAX_READ_BYTES = 16 * 1024 * 1024
-"""Older items count as missing."""
+"""Items further back are not read, and count as missing."""
 
 
 class PathHistory:

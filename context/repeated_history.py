@@ -7,7 +7,7 @@ outputs must be equal, because some models reuse call ids. Of several new output
 Items before a repeated output are left out if the path has these items too.
 
 From the repeated output, the input and the path are compared backwards. The path may have more calls, outputs,
-answers and reasoning, because clients leave some out. The comparison ends at a differing message that is not the
+answers and reasoning, because clients leave some out. The comparison ends at a message that differs and is not the
 assistant's. A message with no repeated output after it is always new, because a user may say "yes" twice.
 """
 
@@ -73,7 +73,7 @@ def has_outputs(input_items: Sequence[Item]) -> bool:
 def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
     """(index in the input, index in the path) of each output that repeats an output of the path.
 
-    If the input has several new outputs of one call, also (index, -1) of each of these but the last.
+    Of several new outputs of one call, yields (index, -1) for each but the last.
     """
     ends = _ends_of_calls(newest_first)
     new_calls: set[_CallKey] = set()
@@ -125,7 +125,7 @@ def _answers_equal_call(newest_first: Sequence[Item], position: int, call: Item)
 
 
 def _position_of(item: Item, newest_first: Sequence[Item], start: int) -> int | None:
-    """None if no item is equal, or if a differing message that is not the assistant's comes first."""
+    """None if no item is equal, or if a message that differs and is not the assistant's comes first."""
     compared = _compared(item)
     for position in range(start, len(newest_first)):
         if _compared(newest_first[position]) == compared:

@@ -85,7 +85,7 @@ class PageMaker(Struct):
         return SegmentPage(events, appended, retracted, requests, frozenset(opened_by))
 
     def _is_on_path(self, version: int) -> bool:
-        """If the path is not open, a request newer than the path's last item counts only after `active_since`."""
+        """A request newer than the path's last item counts if the path is open, or if it was made after `active_since`."""
         segment = self.segment
         if segment.newest_version(version) != version:
             return False

@@ -57,7 +57,7 @@ async def refill(
     *,
     counts: ItemCounts | None = None,
 ) -> Snapshot | None:
-    """Writes the snapshot to Redis unless Redis has one that is as new.
+    """Makes the snapshot, and writes it with `put_snapshot`, which may keep a newer one.
 
     None if the log does not have the conversation. `tenant` is not checked. Raises psycopg.Error and
     redis.exceptions.RedisError.

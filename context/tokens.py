@@ -2,7 +2,7 @@
 
 tiktoken alone fails on what people paste. The text of a special token raises an error. A million spaces overflow a
 stack, which raises a `BaseException`. So special tokens count as plain text, and a long text is counted in pieces. A
-piece ends where no token can continue. Only a run of 12,288 characters without such a place is cut anyway. So the
+piece ends where no token can continue. A run of 12,288 characters without such a place is cut anyway. So the
 count of n characters is off by at most `CUT_ERROR * (n // 12_288)` tokens.
 """
 

@@ -58,7 +58,7 @@ class Command(Struct, frozen=True, kw_only=True):
 
 
 class StartConversation(Command, frozen=True, kw_only=True):
-    """The fields are as in ConversationStarted. `family` None: a family of its own."""
+    """The fields are as in ConversationStarted. `family` None: the conversation begins a new family."""
 
     conversation_id: str
     tenant: str

@@ -130,7 +130,7 @@ def inline_length(item: Mapping[str, Any]) -> int:
 
 
 def with_slots(value: Any, change: Callable[[Slot], Mapping[str, Any]]) -> Any:
-    """`value` with changed owners of slots. What does not change is not copied. An owner is changed before what is in it."""
+    """`value` after `change` has replaced owners of slots. Unchanged values are not copied. An owner is replaced before the slots inside it."""
     if isinstance(value, list):
         members = [with_slots(member, change) for member in value]
         is_changed = any(new is not old for new, old in zip(members, value, strict=True))

@@ -151,7 +151,7 @@ class ItemsDeleted(Conflict):
 
 
 class InputHasJoined(Conflict):
-    """A retry copies the items that joined."""
+    """When the request is made again, it has copies of the items that joined."""
 
     code = "conversation_changed"
 

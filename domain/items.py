@@ -131,9 +131,9 @@ def _check_message(item: Item) -> None:
 
 
 def without_listed_fields(item: Item) -> Item:
-    """Removes the fields that a list has added. Lists always add the first two together.
+    """Removes the fields that a list has added. Lists always add `created_at` and `author`.
 
-    So an item of an unknown type came from a list only if it has both.
+    So an item of an unknown type that lacks one of these did not come from a list.
     """
     if not item.keys() & set(LISTED_FIELDS):
         return item

@@ -10,7 +10,7 @@ MAX_QUEUED = 16
 
 
 def queue_reply(state: Conversation, command: QueueReply) -> tuple[Event, ...]:
-    """A new reply that interrupts cancels the waiting reply that interrupts. Raises TooManyQueued."""
+    """If the new reply interrupts, a waiting reply that interrupts is cancelled. Raises TooManyQueued."""
     superseded: tuple[Event, ...] = ()
     if not command.interrupts:
         if len(state.queued) - (state.interrupting is not None) >= MAX_QUEUED:

@@ -44,7 +44,7 @@ _RAISE = "UPDATE projection_leases SET lease = greatest(lease, %s) + 1 WHERE buc
 class HeldPartitions(Struct, frozen=True):
     """The partitions that a projector holds, with their leases.
 
-    `dead_holders`: the projectors that partitions were taken from. `share`: how many partitions to hold.
+    `dead_holders`: the dead projectors whose partitions were taken. `share`: how many partitions to hold.
     """
 
     leases: Mapping[int, int]

@@ -3,7 +3,7 @@
 1. The longest known prefix of the transcript is looked up by its hash.
 
 2. If that prefix ends before the last answer, the client may have changed something before the answer. Then the
-answer is looked up, and the messages before it are compared with its path.
+answer is looked up, and the messages before it are compared with the path to the answer that was found.
 
 3. If nothing is found in a conversation that the client named, its active path is compared with the transcript.
 
@@ -30,13 +30,13 @@ NEWEST_MESSAGES = 16
 """Prefixes that end with one of the newest messages are looked up first."""
 
 MAX_CANDIDATES = 8
-"""The log may have the same answer in several places. This many are compared with the transcript."""
+"""The log may have the same answer in several places. At most this many are compared with the transcript."""
 
 MAX_ANSWERS = 3
-"""This many of the last answers are looked up, because the last one may come from elsewhere."""
+"""At most this many of the last answers are looked up, because the last one may come from elsewhere."""
 
 MAX_REWRITTEN = 3
-"""The log may have the same prefix in several places. This many are searched for a rewritten answer."""
+"""The log may have the same prefix in several places. At most this many are searched for a rewritten answer."""
 
 _ANSWER_EVENTS = 50
 _VERIFIED_EVENTS = 200

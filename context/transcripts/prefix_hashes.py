@@ -2,7 +2,7 @@
 
 Pure.
 
-A chain's hash covers the normalized items of a prefix. Clients change some things without meaning to. These are
+A chain's hash covers the normalized items of a prefix. Clients change some details by accident. These are
 ignored: key order, empty fields, one text part instead of a string, types of text parts, outer white space, the
 fields in `_NOT_HASHED`, and how a call's arguments are written. In an answer, thoughts (`<think>…</think>`) and the
 division into parts are ignored too. Chat messages have no reasoning and no calls that the provider runs itself. So

@@ -30,7 +30,7 @@ Keys = Mapping[tuple[str | None, str], PyJWK]
 
 
 class JwksTimes(Struct, frozen=True, kw_only=True):
-    """Seconds. `refresh`: the age at which the keys are read again. `retry`: the pause between attempts. `first_retry`: this pause until an attempt has succeeded. `answer`: the limit for one attempt."""
+    """Seconds. `refresh`: the age at which the keys are read again. `retry`: the pause between attempts. `first_retry`: the pause while no attempt has succeeded yet. `answer`: the limit for one attempt."""
 
     answer: float = 3.0
     refresh: float = 300.0

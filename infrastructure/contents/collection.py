@@ -18,7 +18,7 @@ from infrastructure.stores.postgres import Pool
 KEEP_HOURS: Final = 24
 INTERVAL_SECONDS: Final = 3_600
 _MAX_ROWS: Final = 1_000
-"""A statement looks at no more rows, so that it ends in time however many contents there are."""
+"""A statement looks at no more rows than this, so that it ends in time."""
 
 _EXPIRED: Final = """
     DELETE FROM files WHERE ctid = ANY(ARRAY(SELECT ctid FROM files WHERE expires_at < now() LIMIT %(rows)s FOR UPDATE SKIP LOCKED))

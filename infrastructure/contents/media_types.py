@@ -29,7 +29,7 @@ def media_type_of(head: bytes, claimed: str | None) -> str:
 
 
 def contradicts(head: bytes, claimed: str) -> bool:
-    """Whether the first bytes belong to another type. `claimed`: as `plain_type` returns it."""
+    """Whether the first bytes show that the content is not of the claimed type. `claimed`: as `plain_type` returns it."""
     by_signature = signed_type(head)
     return by_signature != claimed if claimed in _SIGNED else by_signature is not None and claimed != OCTETS
 

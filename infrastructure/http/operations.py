@@ -247,7 +247,7 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
 
 
 def _plain(schema: Any) -> Any:
-    """Without titles and defaults. Code generators make a field with a default a required field.
+    """The schema without titles and defaults. Code generators make a field with a default a required field.
 
     A property that is named `title` or `default` stays.
     """

@@ -5,8 +5,8 @@ Without a login (AUTH_MODE=none), any web page in a user's browser could use the
 - the `Host` must be a loopback name or in ALLOWED_HOSTS, except for health checks. This stops DNS rebinding, in
   which the name of a page points to the store's address
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
-- `Sec-Fetch-Site`, if it is sent, must be `same-origin` or `none`, unless the `Origin` is in CORS_ORIGINS or the user
-  follows a link to one of the store's pages
+- `Sec-Fetch-Site`, if it is sent, must be `same-origin` or `none`. It is not checked if the `Origin` is in
+  CORS_ORIGINS, or if the user follows a link to one of the store's pages
 
 With a login, a page of another site has no credential, because the store uses no cookies. Then only WebSockets are
 checked.

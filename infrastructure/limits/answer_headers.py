@@ -24,7 +24,7 @@ _FURTHER: Final = {
     "background": _AT_ONCE,
     "followers": _AT_ONCE,
 }
-"""`RateLimit` names one of these limits only if the limit is why the request was refused."""
+"""`RateLimit` names one of these limits only when it has refused the request."""
 
 
 def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLimit | None = None) -> Headers:

@@ -13,7 +13,7 @@ UNUSED_SECONDS: Final = 5.0
 """A process that took no portion for this long gives back what is left of its portion."""
 
 USED_UP_SECONDS: Final = (1.0, 4.0)
-"""The next portion doubles if a portion lasts less than the first number, and halves if a portion lasts longer than the second."""
+"""(soon, long). If a portion lasts less than `soon`, the next one is twice as large. If it lasts longer than `long`, the next one is half as large."""
 
 ASK_AGAIN_SECONDS: Final = 0.5
 """The pause after Redis had too little left. Meanwhile Redis is not asked, and requests without a portion are refused."""

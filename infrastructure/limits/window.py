@@ -24,7 +24,7 @@ class Window:
         return self._limit - self._used
 
     def add(self, now: float, amount: int) -> None:
-        """A use that exceeds what is left counts longer, by the time in which the limit allows the excess."""
+        """If a use exceeds what is left, it counts longer. An excess as large as the limit makes it count a minute longer."""
         second = int(now)
         excess = amount - self.left(now)
         if excess > 0 and self._limit:

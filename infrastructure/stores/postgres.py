@@ -23,7 +23,7 @@ DEAD_SERVER_DETECTION = {
 RECONNECT_TIMEOUT_SECONDS = 0.0
 """The pool gives up at once, and connects again at the next request for a connection.
 
-With retries after 1, 3 and 7 s, callers would get no connection between two retries, even if
+With retries after 1, 3 and 7 s, callers would get no connection until the next retry, although
 Postgres is back.
 """
 

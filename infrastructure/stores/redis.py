@@ -7,7 +7,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from infrastructure.settings import Settings
 
 MAX_CONNECTIONS = 64
-"""More commands at once wait. An API client that reads a stream holds no connection."""
+"""Further commands wait for a connection. An API client that reads a stream holds no connection."""
 
 CONNECTION_TIMEOUT_SECONDS = 0.5
 
