@@ -200,7 +200,7 @@ def test_every_entry_of_allowed_is_still_needed() -> None:
 
 
 def objection(named: Named) -> str | None:
-    """The message `file:line kind name -> what to write instead`; None for a name that may be used."""
+    """Returns the message `file:line kind name -> what to write instead`, or None if the name may be used."""
     if (named.file, named.name.strip("_")) in ALLOWED:
         return None
     use = replacement(named)

@@ -53,7 +53,7 @@ async def test_the_limit_of_a_key_does_not_apply_to_requests_without_a_key() -> 
     assert await allowed(limits, principal("ann")) == 10
 
 
-async def test_an_idle_principal_is_forgotten_unless_its_stream_is_open() -> None:
+async def test_an_idle_principal_without_an_open_stream_is_forgotten() -> None:
     limits = limiter(tenant=EVERY, subject=EVERY)
     for number in range(5):
         await Allowance(limits, principal(f"user {number}")).request()

@@ -1,6 +1,6 @@
 """Writes conversations with most types of events, for tests that compare whole views.
 
-Without branches, feedback, restored items, and replies that are queued, stopped, deleted or sent again.
+There are no branches, no feedback, no restored items, and no replies that are queued, stopped, deleted or sent again.
 """
 
 from domain.commands import (

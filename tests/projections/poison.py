@@ -66,7 +66,7 @@ async def _parked_ids(world: World) -> dict[str, set[str]]:
 
 
 async def others_are_exact(world: World, *conversation_ids: str) -> bool:
-    """Whether the documents of all other conversations equal the log. Totals are not compared."""
+    """Whether the documents of all other conversations equal the log. The view `usage` is not compared."""
     events = await world.reader.batch_logged(0, limit=1_000_000, max_bytes=2**40)
     expected: Any = fold(event for event in events if event.conversation_id not in conversation_ids)  # type: ignore[misc]  # the others are readable
     stored = await world.documents()

@@ -1,4 +1,4 @@
-"""After any changes of a conversation, its context from the snapshot equals its context from the log.
+"""After random changes of a conversation, its context from the snapshot equals its context from the log.
 
 scripts/test tests/projections/test_context_sources.py -m endless     tries a hundred and fifty histories
 """
@@ -77,7 +77,7 @@ class History:
         self._only_branches = seed % 4 == 3
         self._depth = 0
         self._items: list[tuple[ItemAppended, int]] = []
-        """The appended items with their versions. A retracted item is dropped, unless none would be left."""
+        """The appended items with their versions. Retracted items are removed, but the last one stays."""
         self._openings: dict[int, ItemAppended] = {}
         self._retracted: list[str] = []
         self._origin = ""

@@ -109,7 +109,7 @@ async def test_a_cancelled_transaction_is_written_whole_or_not_at_all(
         error = None if writing.cancelled() else writing.exception()
         if (
             error is not None
-        ):  # MongoDB may refuse any transaction. Then the projector loads its positions and repeats it.
+        ):  # MongoDB may refuse any transaction. Then the projector loads its positions and repeats the transaction.
             assert isinstance(error, OperationFailure)
             assert error.has_error_label("TransientTransactionError")
             refused.add(number)

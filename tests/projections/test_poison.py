@@ -156,7 +156,7 @@ async def test_a_view_parks_only_the_conversation_in_which_it_diverges(write: Wr
     assert await world.matches_log()
 
 
-async def test_a_deleted_conversation_stays_parked_only_in_totals(write: Writer, world: World) -> None:
+async def test_a_deleted_conversation_stays_parked_only_in_the_view_usage(write: Writer, world: World) -> None:
     victim = await write.start("secret", "more")
     other = await write.start("stays")
     await world.catch_up()
@@ -270,7 +270,7 @@ async def test_a_view_stops_instead_of_parking_too_many_conversations(write: Wri
 
 
 @pytest.mark.parametrize("cured", [True, False])
-async def test_a_rebuilt_view_parks_a_conversation_only_if_still_unreadable(
+async def test_a_rebuilt_view_parks_only_conversations_that_are_still_unreadable(
     cured: bool, write: Writer, world: World
 ) -> None:
     victim = await write.start("one", "two")
@@ -306,7 +306,7 @@ async def test_a_rebuilt_view_parks_a_conversation_only_if_still_unreadable(
         (MemoryError(), False),
     ],
 )
-def test_an_error_parks_only_if_other_events_may_succeed(error: Exception, parks: bool) -> None:
+def test_only_an_error_that_the_event_causes_parks_its_conversation(error: Exception, parks: bool) -> None:
     assert is_caused_by_event(error) is parks
 
 

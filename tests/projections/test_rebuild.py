@@ -238,7 +238,7 @@ async def test_a_rebuild_fails_when_its_build_was_removed(write: Writer, world: 
         await rebuild.compare()
 
 
-async def test_totals_are_not_compared_while_a_conversation_is_parked(write: Writer, world: World) -> None:
+async def test_the_view_usage_is_not_compared_while_a_conversation_is_parked(write: Writer, world: World) -> None:
     conversation = await write.start("one", "two")
     state = await poison(world.settings, conversation, 2)
     await world.catch_up()

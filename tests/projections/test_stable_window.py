@@ -1,6 +1,6 @@
 """In a long conversation, requests only grow at their end, except when the window moves.
 
-So a provider's prompt cache may have most bytes.
+So a provider's prompt cache may have most bytes of a request.
 
 scripts/test tests/projections/test_stable_window.py -m endless     talks for a thousand turns
 """
@@ -165,7 +165,7 @@ def is_prefix(earlier: Sequence[bytes], later: Sequence[bytes]) -> bool:
 
 
 def sent_before(earlier: Sequence[bytes], later: Sequence[bytes]) -> int:
-    """How many bytes of `later` were sent before."""
+    """How many bytes `later` has before the first part that differs from `earlier`."""
     shared = 0
     for one, other in zip(earlier, later, strict=False):
         if one != other:

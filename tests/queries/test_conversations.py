@@ -86,7 +86,7 @@ async def test_has_more_is_false_on_a_full_last_page(
     assert (await listed(api, limit=3))["has_more"] is True
 
 
-async def test_the_parameter_before_gives_the_page_that_ends_at_its_cursor(
+async def test_the_parameter_before_gives_the_page_before_its_cursor(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     started = [await write.start() for _ in range(6)]

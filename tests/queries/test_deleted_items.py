@@ -69,7 +69,7 @@ class Store:
         await rebuilt.run()
 
     async def in_every_state(self, check: Callable[[], Awaitable[None]], *, rebuild: bool = False) -> None:
-        """Checks with current views, after a loss of Redis's data, and after a `rebuild`."""
+        """Checks with current views, and after a loss of Redis's data. `rebuild`: also after a rebuild."""
         for change in (self.catch_up, self.lose_redis, *([self.rebuild] if rebuild else [])):
             await change()
             await self.catch_up()

@@ -32,7 +32,7 @@ REFUSED = {
 class Written(Struct):
     """A text that was written.
 
-    `mark`: a word that only this text has. `item_id`: None for the input of a reply, whose id is unknown.
+    `mark`: a word that only this text has. `item_id`: None if unknown, as for the input of a reply.
     """
 
     mark: str

@@ -77,7 +77,7 @@ JOINING: dict[str, list[tuple[str, str, str]]] = {
     "half call": [("message", "I look. ", "completed")],
     "two calls": [],
 }
-"""The items that join the conversation with `stopped: keep`: (type, text, status)."""
+"""The items that join the conversation with `stopped: keep`, each as (type, text, status)."""
 
 REST: dict[str, list[tuple[str, str, str]]] = {
     "thought": [("reasoning", "I should", "incomplete")],
@@ -131,7 +131,7 @@ class Case(Struct, frozen=True):
 
 
 def cases(count: int, reasons: Sequence[StopReason] = STOP_REASONS) -> list[Case]:
-    """Every reason with every policy, over and over, with the answers in turn.
+    """Combines every reason with every policy, repeatedly, until there are `count` cases. The answers take turns.
 
     A case in which the reply is not stopped has the answer `text`.
     """

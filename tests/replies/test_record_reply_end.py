@@ -1,4 +1,4 @@
-"""The end of a reply is recorded while the log cannot be read."""
+"""The end of a reply is to be recorded, but the log cannot be read."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -20,7 +20,7 @@ NOT_IN_SDK = {"store", "context_management", "cost_usd", "presence_penalty", "fr
 """`cost_usd` and `context_management` are our own."""
 
 LEFT_OUT = {"image", "input_transformations", "prompt_cache_diagnostics", "prompt_cache_options", "tool_usage"}
-"""Not requested, or reported by no provider."""
+"""Fields that the request does not set, or that no provider reports."""
 
 DEFAULTS: dict[str, Any] = {
     "access_programs": None,

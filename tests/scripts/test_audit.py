@@ -15,7 +15,7 @@ TWO = 'safe==1.0 \\\n    --hash=sha256:00\nbroken.thing==2.0.post1 ; sys_platfor
 
 
 class Database(ThreadingHTTPServer):
-    """Answers as the OSV database: `broken.thing` has a vulnerability."""
+    """Answers like the OSV database. Only `broken.thing` has a vulnerability."""
 
     answer: bytes | None = None
     received: Any = None

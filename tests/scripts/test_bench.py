@@ -103,7 +103,7 @@ def test_a_quiet_tenant_is_measured_beside_another_one(keyed: BenchStore, floor:
 
 
 def test_pages_of_the_list_of_conversations_are_measured(keyed: BenchStore, floor: FloorServer) -> None:
-    short = replace(TINY, seconds=0.02)  # this many for each page of each list
+    short = replace(TINY, seconds=0.02)  # for each page of each list
     assert set(measured(BenchmarkName.LISTS, keyed, floor, short)) == {
         f"list {each.name}, by {order}, {page} page"
         for each in LISTS
