@@ -149,7 +149,7 @@ async def test_an_override_replaces_the_limits_of_its_tenant(open_limited_api: A
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
-async def test_the_limit_of_a_second_counts_requests_and_bytes(
+async def test_the_limit_per_second_counts_requests_and_bytes(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests_a_second": 2}) as api:

@@ -131,9 +131,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.head = item
 
     def join(self, reply: RunningReply, items: Sequence[ModelItem]) -> None:
-        """The items of a reply join. If its request named a leaf, the head moves to the last item, unless another command
-        moved the head to an item that is not this leaf.
-        """
+        """The items of a reply join after the head, or after `reply.leaf`."""
         if not items:
             return None
         if reply.at_head:
