@@ -184,7 +184,7 @@ async def test_a_reply_runs_without_the_summary_of_items_retracted_meanwhile(
 
 
 async def forked(store: Store) -> tuple[str, list[str], str]:
-    """Returns (a listed conversation, its items, a fork of the conversation with a reply)."""
+    """Returns (a listed conversation, the ids of its items, a fork of the conversation). The fork has a reply of its own."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
     await create_response(store.api, "one", conversation=origin)

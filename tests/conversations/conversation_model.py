@@ -24,8 +24,8 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     """`base`: the last item that a fork inherits. `head`: the last item of the active path.
 
     `hidden`: inherited items that were retracted here. `feedback`: by item or response id, and subject. `replies`,
-    `compactions`: how many were completed, by subject. `summaries`: those that can be undone, `undone`: those that can
-    be redone, the next one first. `states`: by version.
+    `compactions`: how many were completed, by subject. `summaries` can be undone. `undone` can be redone,
+    the next one first. `states`: by version.
     """
 
     id: str

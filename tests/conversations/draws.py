@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """`apply` changes the model as the command changes the store. It gets the answer's body, with `position` and `version`.
+    """`apply` changes the model as the command changes the store. `apply` gets the answer's body, with `position` and `version`.
 
     `conversation`: the one that the command changes, forks, or continues. `refusals`: the codes of errors that the
     command may get although no other command runs. `content`: a body that is not JSON.

@@ -201,8 +201,8 @@ class WalkChecks:
         """What is wrong with where the reply continues. `count`: how many items were recognised.
 
         The store compares the transcript first and appends the request later. So the match must be right in one state
-        of the round, and the conversation in that state or a later state. If another reply
-        was running after the head, the request may open a branch at the head.
+        of the round, and the conversation in that state or a later state. If another reply was running after the head,
+        the request may open a branch at the head.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):

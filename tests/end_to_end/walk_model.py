@@ -188,8 +188,9 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """Forgets the prefixes and turns at this item and at later items. Running replies of the
-        conversation will store no prefixes or turns.
+        """Forgets the prefixes and turns at this item and at later items.
+
+        Running replies of the conversation will store no prefixes or turns.
         """
         conversation_id = self.items[item_id].conversation_id
         later = {

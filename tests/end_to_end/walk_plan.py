@@ -1,6 +1,6 @@
 """Plans a random walk: what a few chat clients send. Pure. The same seed gives the same plan.
 
-The small vocabulary makes many messages equal. Rounds can be left out, because a plan fixes the provider's answers.
+The small vocabulary makes many messages equal.
 """
 
 import random
