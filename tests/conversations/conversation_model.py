@@ -120,7 +120,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return self.move_head(item)
 
     def move_head(self, item: ModelItem) -> None:
-        """Replies that run for the old head join after it. If the head moves back before they end, they follow the head again."""
+        """Replies that run at the old head will join after it. If the head moves back before such a reply ends, the reply is at the head again."""
         if item is self.head:
             return
         for reply in self.running.values():

@@ -1,4 +1,4 @@
-"""Where a transcript continues, also if the client has changed it, or if items are deleted."""
+"""Where a transcript continues. The client may have changed the transcript, and items may be deleted."""
 
 import time
 from collections.abc import AsyncIterator
