@@ -45,8 +45,9 @@ class ReplyCommand(Struct, frozen=True, kw_only=True):
     """A request for a reply.
 
     `start` changes the model at the request of the reply, `finish` at its end. `opens`: makes the conversation of the
-    reply, from the data of the conversation's first event. None: the reply goes into `conversation`. `stop`: the HTTP method of the request that
-    ends the reply, `stops_after` seconds after its start. `waits`: reads the response until it has ended. `fails`: the answer must be an error.
+    reply, from the data of the conversation's first event. None: the reply goes into `conversation`. `stop`: the HTTP
+    method of the request that ends the reply, `stops_after` seconds after its start. `waits`: reads the response until
+    it has ended. `fails`: the answer must be an error.
     """
 
     name: str
