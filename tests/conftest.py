@@ -31,7 +31,7 @@ def _is_main_process(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that starts pytest in the background makes it ignore SIGINT, which some tests need.
+    # If a shell starts pytest in the background, pytest ignores SIGINT. But some tests send SIGINT.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_main_process(config):

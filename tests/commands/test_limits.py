@@ -149,7 +149,7 @@ async def test_an_override_replaces_the_limits_of_its_tenant(open_limited_api: A
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
-async def test_the_limit_of_a_second_counts_requests_and_bytes(
+async def test_the_limit_per_second_counts_requests_and_bytes(
     open_limited_api: Api,
 ) -> None:
     async with open_limited_api(subject={"requests_a_second": 2}) as api:
@@ -159,7 +159,7 @@ async def test_the_limit_of_a_second_counts_requests_and_bytes(
         assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=2;w=1'
         assert refused[0].headers["retry-after"] == "1"
 
-    # The instructions are too long. The body counts as 16 requests.
+    # A body of 1 MB counts as 16 requests. The instructions in the body are too long.
     large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'
 
     async def in_parts() -> AsyncIterator[bytes]:
@@ -215,7 +215,7 @@ async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left(
         assert len(provider.requests) == 2
 
 
-async def test_tokens_that_arrived_before_a_reply_was_stopped_count(
+async def test_the_tokens_of_a_stopped_reply_count_for_the_limit(
     open_limited_api: Api, provider: ScriptedProvider
 ) -> None:
     def endless(exchange: Exchange) -> None:

@@ -190,7 +190,7 @@ async def test_a_reply_that_is_refused_at_its_turn_does_not_stop_the_queue(
     assert ended.status_code == 200
 
 
-async def test_the_recorded_message_of_a_late_refusal_has_no_client_words(
+async def test_the_recorded_message_of_a_late_refusal_does_not_quote_the_client(
     apis: list[httpx.AsyncClient], log: Log, slow: SlowAnswers
 ) -> None:
     conversation = await create_conversation(apis[0])
@@ -289,7 +289,7 @@ async def test_the_error_for_a_wrong_on_busy_names_the_parameter(
     assert error_of(await post_response(api, "hi", **body)) == (400, "invalid_value", param)
 
 
-async def test_on_busy_is_refused_in_chats_and_interrupt_with_if_match(
+async def test_chats_refuse_on_busy_and_if_match_excludes_interrupt(
     api: httpx.AsyncClient,
 ) -> None:
     conversation = await create_conversation(api)

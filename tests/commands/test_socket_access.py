@@ -45,7 +45,7 @@ async def test_a_message_after_the_token_has_expired_closes_the_socket(served: S
         assert await closed_with(client) == (1008, "The credential is not valid any more.")
 
 
-async def test_each_message_is_refused_if_the_key_lacks_the_scope_reply(served: ServedApi) -> None:
+async def test_each_message_is_refused_if_the_token_lacks_the_scope_reply(served: ServedApi) -> None:
     async with served.socket(Authorization=bearer(scope="read write")) as client:
         for _ in range(2):
             assert await error_to(client) == (403, "missing_scope", None)

@@ -64,7 +64,7 @@ async def test_a_fork_inherits_the_last_summary_before_the_fork_point(store: Sto
 async def branches_with_summaries(
     store: Store, provider: ScriptedProvider, conversation_id: str
 ) -> tuple[list[str], list[str]]:
-    """Returns the items of two paths. The first path is active.
+    """Returns the ids of the items of two paths. The first path is active.
 
     Both paths begin with the items that "Of tea." covers.
     The first path also has the summary "Of cake.", the second path "Of bread.".

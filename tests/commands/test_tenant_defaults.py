@@ -116,7 +116,7 @@ def test_invalid_tenant_defaults_are_refused_at_start(monkeypatch: pytest.Monkey
         Settings()
 
 
-def test_the_old_setting_default_models_is_refused_at_start(
+def test_the_old_setting_named_default_models_is_refused_at_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEFAULT_MODELS", '{"acme": "m"}')

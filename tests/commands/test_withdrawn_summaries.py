@@ -74,7 +74,7 @@ async def refuses(store: Store, conversation_id: str, *actions: str) -> bool:
 async def compacted_three_times(
     store: Store, provider: ScriptedProvider, conversation_id: str, *, moved: bool
 ) -> list[str]:
-    """Returns the items. The summaries are "Of tea.", "Of cake." and "Of bread."."""
+    """Returns the ids of the items. The summaries are "Of tea.", "Of cake." and "Of bread."."""
     ids = await store.append(conversation_id, *talk(40))
     if moved:
         revised = {"item": {"type": "message", "role": "user", "content": "other"}}
@@ -126,7 +126,7 @@ async def test_an_undone_summary_does_not_return_when_a_newer_one_is_withdrawn(
     assert await refuses(store, conversation_id, "redo")
     [*_, last] = compactions(log, conversation_id)
     assert last.replaces == 0
-    await retract(store, conversation_id, ids[last.count])  # a retracted item is not counted
+    await retract(store, conversation_id, ids[last.count])  # `count` leaves out the retracted item
     assert "Of " not in await shown_to_model(store, conversation_id)
     assert await refuses(store, conversation_id, "undo", "redo")
 
@@ -184,7 +184,7 @@ async def test_a_reply_runs_without_the_summary_of_items_retracted_meanwhile(
 
 
 async def forked(store: Store) -> tuple[str, list[str], str]:
-    """Returns (a listed conversation, its items, a fork of the conversation with a reply)."""
+    """Returns (a listed conversation, the ids of its items, a fork of the conversation). The fork has a reply of its own."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
     await create_response(store.api, "one", conversation=origin)

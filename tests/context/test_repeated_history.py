@@ -66,7 +66,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A "yes" is new unless it is repeated before the output of an answered call.
+        # A repeated "yes" is old before the output of an answered call, and new elsewhere.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),

@@ -43,7 +43,7 @@ def first_depth(selection: Selection) -> int | None:
 def test_the_window_stays_as_long_as_the_request_fits() -> None:
     stands_at: int | None = None
     begins: list[int | None] = []
-    for answered in range(25):  # a turn has 10 tokens, the budget 100
+    for answered in range(25):  # a turn has 10 tokens, and the budget is 100 tokens
         selection = selected(ContextInput(path=turns(1, answered), input=question(0, 10)), 100, stands_at)
         stands_at = first_depth(selection) or 1
         begins.append(stands_at)

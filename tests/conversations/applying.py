@@ -157,6 +157,6 @@ class _Logs:
         return records[response_id]
 
     def check_all_known(self) -> None:
-        """Checks that an answer named each new reply in the log."""
+        """Each new reply in the log must be named in an answer."""
         recorded = {response_id for _, records in self._read.values() for response_id in records}
         assert recorded == self._taken

@@ -24,8 +24,8 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     """`base`: the last item that a fork inherits. `head`: the last item of the active path.
 
     `hidden`: inherited items that were retracted here. `feedback`: by item or response id, and subject. `replies`,
-    `compactions`: how many were completed, by subject. `summaries`: those that can be undone, `undone`: those that can
-    be redone, the next one first. `states`: by version.
+    `compactions`: how many were completed, by subject. `summaries` can be undone. `undone` can be redone,
+    the next one first. `states`: by version.
     """
 
     id: str
@@ -120,7 +120,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return self.move_head(item)
 
     def move_head(self, item: ModelItem) -> None:
-        """Replies that run for the old head join after it. If the head moves back before they end, they follow the head again."""
+        """Replies that run at the old head will join after it. If the head moves back before such a reply ends, the reply is at the head again."""
         if item is self.head:
             return
         for reply in self.running.values():
@@ -131,9 +131,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         self.head = item
 
     def join(self, reply: RunningReply, items: Sequence[ModelItem]) -> None:
-        """The items of a reply join. If its request named a leaf, the head moves to the last item, unless another command
-        moved the head to an item that is not this leaf.
-        """
+        """The items of a reply join after the head, or after `reply.leaf`."""
         if not items:
             return None
         if reply.at_head:

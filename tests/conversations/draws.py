@@ -15,7 +15,7 @@ SUBJECTS = ("ann", "bob")
 COMMON_WORDS = ("river", "Straße", "naïve", "東京都", "ข้าวผัด")
 
 MAX_COMMON_WORDS = 7
-"""In one text. A preview shows the whole text."""
+"""A text has its common word at most this often. A preview shows the whole text."""
 OLDEST = 3
 
 Apply = Callable[[Any], None]
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """`apply` changes the model as the command changes the store. It gets the answer's body, with `position` and `version`.
+    """`apply` changes the model as the command changes the store. `apply` gets the answer's body, with `position` and `version`.
 
     `conversation`: the one that the command changes, forks, or continues. `refusals`: the codes of errors that the
-    command may get even if no other command runs. `content`: a body that is not JSON.
+    command may get although no other command runs. `content`: a body that is not JSON.
     """
 
     name: str
@@ -45,8 +45,9 @@ class ReplyCommand(Struct, frozen=True, kw_only=True):
     """A request for a reply.
 
     `start` changes the model at the request of the reply, `finish` at its end. `opens`: makes the conversation of the
-    reply, from the data of its first event. None: the reply goes into `conversation`. `stop`: the HTTP method of the request that
-    ends the reply, `stops_after` seconds after its start. `waits`: reads the response until it has ended. `fails`: the answer must be an error.
+    reply, from the data of the conversation's first event. None: the reply goes into `conversation`. `stop`: the HTTP
+    method of the request that ends the reply, `stops_after` seconds after its start. `waits`: reads the response until
+    it has ended. `fails`: the answer must be an error.
     """
 
     name: str
@@ -85,12 +86,12 @@ class Draws:
         return self.random.choice(values) if values else None
 
     def text(self) -> str:
-        """Its first word is in no other text. Some texts are so long that a conversation with a few of them gets a summary."""
+        """Its first word is in no other text."""
         common = self.random.choice(COMMON_WORDS)
         return " ".join((f"w{next(self._numbers)}x", *[common] * self.random.randint(1, MAX_COMMON_WORDS)))
 
     def conversation(self) -> ModelConversation:
-        """Often one of the oldest, so that some become long."""
+        """Often one of the oldest conversations, so that these become long."""
         existing = self.model.existing
         return self.random.choice(existing[:OLDEST] if self.random.random() < 0.5 else existing)
 

@@ -61,7 +61,7 @@ class ModelSummary(Struct, eq=False, kw_only=True):
         return any(each in self.changed_in for each in conversation.lineage)
 
     def covers(self, item: ModelItem, conversation: "ModelConversation") -> bool:
-        """Whether a deletion of the item in this conversation withdraws the summary.
+        """Whether the summary is withdrawn if the item is deleted or restored in this conversation.
 
         In the conversation of the summary, only the depth of the item counts.
         """

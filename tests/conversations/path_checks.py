@@ -13,7 +13,7 @@ CHECKED_VERSIONS = 1
 
 
 async def check_paths(reads: ConversationReads, conversation: ModelConversation) -> None:
-    """The active path, the path to each leaf, and paths to a few inner items."""
+    """The active path, the path to each leaf, and paths to at most CHECKED_INNER_ITEMS inner items."""
     await _check_path(reads, conversation, conversation.head)
     leaves = conversation.leaves
     inner = [item for item in conversation.nodes if item not in leaves]

@@ -38,7 +38,7 @@ class RandomCommands:
         return self._applier.position
 
     async def send(self, number: int) -> None:
-        """Each command must succeed."""
+        """Each command must succeed, or get an error that it expects."""
         for _ in range(number):
             command = self._any()
             self.sent.append(command.name)

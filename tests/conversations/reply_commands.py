@@ -81,7 +81,7 @@ def continue_elsewhere(draws: Draws, conversation: ModelConversation) -> ReplyCo
 
 
 def ask_nowhere(draws: Draws, conversation: ModelConversation) -> ReplyCommand:
-    """Begins an unlisted conversation. The given one is not used."""
+    """Begins an unlisted conversation. `conversation` is not used."""
     author, question = draws.reader(conversation), draws.text()
 
     def expects(opened: ModelConversation, _: ReplyRecord) -> None:
@@ -166,7 +166,7 @@ def request(
     joins: Callable[[ReplyRecord], list[str]],
     path: str = "/v1/responses",
 ) -> ReplyCommand:
-    """`expects`: checks the place of the reply, if no other command was sent at the same time. `joins`: the texts of the input that joins."""
+    """`expects`: checks the place of the reply, if no other command was sent at the same time. `joins`: the texts of the input items that join."""
     is_chat = path != "/v1/responses"
 
     def start(target: ModelConversation, record: ReplyRecord) -> None:

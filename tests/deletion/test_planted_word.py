@@ -125,7 +125,7 @@ async def deleted_responses(store: PlantedStore) -> None:
 
 
 async def deleted_completions(store: PlantedStore) -> None:
-    """Deletes items, items with chat completions, or the conversation.
+    """Makes three conversations. Deletes the items of the first, the items and completions of the second, and the third.
 
     The client changes the messages that it repeats.
     """

@@ -119,7 +119,7 @@ def test_only_replies_at_the_same_head_exclude_each_other() -> None:
     given(*running, MOVED_TO_M2, back).when(ask("r2")).refused(ConversationLocked)
 
 
-def test_an_interrupted_regenerated_reply_becomes_a_sibling_only_if_kept() -> None:
+def test_an_interrupted_regeneration_becomes_a_sibling_only_if_stopped_replies_are_kept() -> None:
     interrupt = InterruptReply(
         response_id="r1",
         author="ann",

@@ -46,7 +46,7 @@ def test_a_share_with_the_owner_is_refused() -> None:
     given(started()).when(ShareConversation(share=Share(subject="ann", role="writer"))).refused(SharedWithOwner)
 
 
-def test_a_share_beyond_a_hundred_is_refused_and_roles_can_change() -> None:
+def test_a_share_beyond_a_hundred_is_refused_but_roles_can_change() -> None:
     given(started(), FULL).when(ShareConversation(share=BOB_READS)).refused(TooManyShares)
     given(started(), FULL).when(ShareConversation(share=ALL_READ)).refused(TooManyShares)
     first = Share(subject="user 0", role="writer")

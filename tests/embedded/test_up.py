@@ -106,7 +106,7 @@ def test_a_killed_valkey_is_restarted_at_its_url_and_is_empty(running: System) -
 
 
 @pytest.mark.parametrize("name", ["model", "api", "api-2", "projector"])
-def test_any_other_killed_child_is_restarted(running: System, name: str) -> None:
+def test_a_killed_model_api_or_projector_is_restarted(running: System, name: str) -> None:
     running.wait_restarted(name, running.kill(name))
     running.wait_ready()
 

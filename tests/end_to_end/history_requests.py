@@ -31,7 +31,7 @@ class Acknowledged(Struct, frozen=True):
 class Request(Struct, kw_only=True):
     """A request and its answer. `status` is None if there was no answer.
 
-    `after_move` is False if a restore, failover or removal of rows in this step had not ended before the request.
+    `after_move` is False if the request was sent before the end of a restore, failover or removal of rows in this step.
     """
 
     kind: str

@@ -77,7 +77,7 @@ class LogMoves:
     def remove_rows(self, rng: random.Random) -> Rows:
         """Removes the last rows of a few streams or of the log. A command's rows are removed together.
 
-        The end of a reply is removed only with its request.
+        The end of a reply is never removed without its request.
         """
         with psycopg.connect(self._postgres.url) as connection:
             connection.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")

@@ -110,8 +110,8 @@ class PostgresPair:
         standby = self.other
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        # The received WAL can end in the middle of a record, which is never replayed. So this waits until nothing is
-        # left to replay.
+        # The received WAL can end in the middle of a record. This record is never replayed. So this waits until the
+        # replay has nothing to do.
         idle = (
             "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM pg_stat_activity"
             " WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')"

@@ -1,6 +1,6 @@
 """Clients request the largest pages and streams, and do not read the answers. Memory stays bounded, and other clients are served.
 
-scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 clients, and the p99 of another client
+scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 clients, and a limit for the p99 of another client
 """
 
 import asyncio

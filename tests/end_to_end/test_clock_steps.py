@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SLOW_MACHINE_SECONDS = 4.0
-"""On a busy machine, a read may take this much longer."""
+"""On a busy machine, a read may take this much longer than PROJECTOR_ALIVE_SECONDS."""
 
 RECONNECT_SECONDS = 10.0
 """After Postgres was killed, appends and views may stop for this long."""

@@ -60,7 +60,7 @@ class Clients:
         answer = await self._http.request(method, path, **request)
         if answer.status_code == 503:
             raise Unavailable
-        # A deletion is not repeated even if its answer was lost. So no answer is a 404.
+        # A deletion whose answer was lost is not repeated. So no answer is a 404.
         assert answer.status_code == 200, answer.text
         self.done += 1
         body: dict[str, Any] = answer.json()

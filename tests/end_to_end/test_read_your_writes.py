@@ -28,7 +28,7 @@ A_FEW = int(os.environ.get("READ_PAIRS", "320"))
 TEN_THOUSAND = 10_000
 FLUSH_SECONDS = 0.05
 TOLERANCE_SECONDS = 1.0
-"""On a busy machine, a refused read may take this much longer."""
+"""On a busy machine, a refused read may take this much longer than CATCH_UP_TIMEOUT_SECONDS."""
 
 Api = AsyncOpenAI
 Pair = Callable[[Api, Api, str, str], Awaitable[bool]]

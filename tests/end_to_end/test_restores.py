@@ -7,7 +7,7 @@
 The same seed gives the same steps, with other timing. After each step except a dump:
 
 - The log has no gap and no broken chain.
-- Each acknowledged request is stored once, unless the log has lost it.
+- Each acknowledged request that the log has not lost is stored once.
 - Every read is a 503, is marked as unverified, or equals a fold of the present log.
 - No answer is a 500.
 """

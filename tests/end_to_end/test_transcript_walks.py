@@ -11,8 +11,8 @@ are killed. Many messages are equal, because the vocabulary is small. These must
 - The provider gets each request once, with exactly the messages that were sent. Rendering the record again gives the
   same SHA-256.
 - Each reply continues from an item that `walk_model.py` allows.
-- Only the messages after that item are stored. A message is stored twice after one item only if two requests sent
-  the message at the same time.
+- Only the messages after that item are stored. After one item, a message is stored once. Exception: two requests
+  sent the message at the same time.
 - A conversation is listed from its second request on.
 - A request whose process was killed leaves an interrupted reply, a complete reply, or nothing. The first parts of a
   long history may also be left.

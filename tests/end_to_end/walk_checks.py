@@ -59,7 +59,7 @@ class LogTail:
 class RecordedRequest(Struct):
     """A request as the log records it. `after`: the item that the reply continues from.
 
-    `new_count`: how many input items are compared. `since`: how many events were seen before the
+    `new_count`: how many items of `new_input` are compared. `since`: how many events were seen before the
     round. `ended`: how many events were seen at the end of the reply. `joined`: the ids of the items that joined.
     """
 
@@ -135,7 +135,7 @@ class WalkChecks:
                 self._appended.append(event)
                 return
             case HeadMoved():
-                return  # the head moves to a new item, or stays (`aside`)
+                return  # the model moves its head when the items join
             case ReplyCompleted():
                 self._completed(conversation_id, event)
             case ConversationDeleted():
@@ -201,8 +201,8 @@ class WalkChecks:
         """What is wrong with where the reply continues. `count`: how many items were recognised.
 
         The store compares the transcript first and appends the request later. So the match must be right in one state
-        of the round, and the conversation in that state or a later state. A request that was refused at the head because
-        another reply ran may open a branch there.
+        of the round, and the conversation in that state or a later state. If another reply was running after the head,
+        the request may open a branch at the head.
         """
         faults: dict[str, None] = {}
         for n, compared in enumerate(self._states):
@@ -294,7 +294,7 @@ class WalkChecks:
     def _check_not_stored_twice(self, recorded: RecordedRequest, items: Sequence[StoredItem]) -> None:
         """Two requests at the same time may store a message twice.
 
-        Not checked: first messages, forgotten copies, and requests that name their conversation.
+        Not checked: first messages, messages that were forgotten, and requests that name their conversation.
         """
         transcript = recorded.transcript
         items = [item for item in items if item.meaning is not None and not item.is_answer]

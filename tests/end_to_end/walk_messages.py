@@ -86,7 +86,7 @@ def as_shown(value: Any) -> Any:
 
 
 def _url(part: Json) -> str:
-    """The same for data, for the reference that the store puts in its place, and for the id that clients get."""
+    """Gives one text for an image's data, for the store's reference to the data, and for the id that clients get."""
     if "file_id" in part:
         return str(part["file_id"])
     image = part["image_url"]
@@ -161,7 +161,7 @@ def without_content(message: Json) -> Json:
 
 
 def with_names_of_the_sdk(message: Json) -> Json:
-    """As the official SDK dumps an answer."""
+    """The official SDK dumps an answer with these fields."""
     return {**message, "refusal": None, "annotations": []} if message["role"] == "assistant" else message
 
 

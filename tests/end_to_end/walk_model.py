@@ -4,10 +4,10 @@ The model says from which items a transcript may continue. `required` is the lea
 `is_sound` says what the store may recognise.
 
 A *prefix* of a transcript is recognised if an earlier transcript of the same subject and user began with it, and if the
-prefix has an answer of this store. A *turn* is an answer of this store and the item before it. A transcript whose first
-messages were cut off or rewritten is recognised at the newest of its last three turns that the store has, and at the
-items that follow on the same path. The turn must end later than the longest recognised prefix, and the path to
-the turn must contain this prefix.
+prefix has an answer of this store. A *turn* is an answer of this store and the item before it. If the first messages of
+a transcript were cut off or rewritten, its last three turns count. The transcript is recognised at the newest of these
+turns that the store has, and at the items that follow on the same path. The turn must end later than the longest
+recognised prefix, and the path to the turn must contain this prefix.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -188,8 +188,9 @@ class StoreModel:
         self.conversations[conversation_id] = replace(self.conversations[conversation_id], is_deleted=True)
 
     def retract(self, item_id: str) -> None:
-        """Forgets the prefixes and turns at this item and at later items. Running replies will store no prefixes or
-        turns.
+        """Forgets the prefixes and turns at this item and at later items.
+
+        Running replies of the conversation will store no prefixes or turns.
         """
         conversation_id = self.items[item_id].conversation_id
         later = {

@@ -1,6 +1,6 @@
 """Plans a random walk: what a few chat clients send. Pure. The same seed gives the same plan.
 
-The small vocabulary makes many messages equal. Rounds can be left out, because a plan fixes the provider's answers.
+The small vocabulary makes many messages equal.
 """
 
 import random
@@ -51,7 +51,7 @@ class Answer(Struct, frozen=True):
 
 
 class PlannedRequest(Struct, frozen=True, kw_only=True):
-    """A request of the plan. `messages`: sent after `instructions`. `api`: the process that it is sent to.
+    """A request of the plan. `messages`: sent after `instructions`. `api`: the process that gets the request.
 
     `name`: the client's own name of the conversation. `echoes`: the number of an earlier request. This
     request names the conversation of the earlier request by its id.

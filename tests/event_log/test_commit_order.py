@@ -26,7 +26,7 @@ from tests.log import Log
 TIMEOUT_SECONDS = 10.0
 MAX_EVENTS = 1_000
 MORE_APPENDS = 5
-MAX_DELAY_SECONDS = 5.0  # less than appends wait
+MAX_DELAY_SECONDS = 5.0  # appends wait longer than this
 
 
 class Follower:
@@ -95,7 +95,7 @@ def positions(log: Log) -> list[int]:
 async def keep_appending(
     events: EventLog, conversation_id: str, name: str, late: asyncio.Task[Appended]
 ) -> list[Appended]:
-    """Appends until `late` is done, and then MORE_APPENDS items more."""
+    """Appends items until `late` is done, and then MORE_APPENDS more items."""
     answers: list[Appended] = []
     remaining = MORE_APPENDS
     while remaining:
@@ -107,7 +107,7 @@ async def keep_appending(
 @pytest.mark.parametrize("kind", ["at once", "COMMIT"])
 @pytest.mark.parametrize("lose", [False, True], ids=["late", "lost"])
 @pytest.mark.parametrize("part", ["commit", "answer"])
-async def test_followers_miss_nothing_when_a_commit_takes_a_second(
+async def test_followers_miss_nothing_when_a_commit_is_delayed(
     settings: Settings, log: Log, part: Part, lose: bool, kind: CommitKind
 ) -> None:
     with delaying_proxy(settings.postgres_url, seconds=MAX_DELAY_SECONDS) as proxy:

@@ -140,7 +140,7 @@ async def test_a_chat_transcript_with_an_image_is_recognised_and_sent_as_it_came
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(1,)]
 
 
-async def test_without_store_no_item_names_a_content(
+async def test_with_store_false_no_item_names_a_content(
     settings: Settings, apis: Apis, provider: ScriptedProvider
 ) -> None:
     image = png(10_000)

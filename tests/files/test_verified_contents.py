@@ -58,7 +58,7 @@ AS_TENANT = " WHERE tenant_id = 'acme'"
         ),
     ],
 )
-async def test_a_changed_content_is_reported(
+async def test_missing_changed_and_unnamed_contents_are_reported(
     settings: Settings, apis: Apis, change: str, found: list[tuple[str, str]]
 ) -> None:
     image = with_image(image_url=data_uri(png(400_000)))

@@ -77,7 +77,7 @@ class Asking:
     ) -> Turn:
         """Records a request with these messages, and its answer.
 
-        If the transcript differs from what is stored, it opens a branch. With `forks`, it continues in a fork instead.
+        If the transcript differs from what is stored, the request opens a branch. With `forks`, it makes a fork instead.
         """
         transcript = parsed(sent_messages(messages), tenant=by.tenant, subject=by.subject, user=end_user)
         match = await find_match(self.reader.of(by), transcript, only_in=only_in)
@@ -125,7 +125,7 @@ class Asking:
         return Turn(conversation_id, match, response_id, output[-1][0])
 
     async def chat(self, *words: str, **options: Any) -> Turn:
-        """Asks a conversation. `words` are questions and answers in turns. Returns the last turn."""
+        """Records a conversation. `words`: questions and answers in turns. Returns the last turn."""
         for index in range(0, len(words), 2):
             turn = await self.ask(turns(*words[: index + 1]), words[index + 1], **options)
         return turn

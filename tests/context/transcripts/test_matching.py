@@ -1,4 +1,4 @@
-"""Where a transcript continues, also if the client has changed it, or if items are deleted."""
+"""Where a transcript continues. The client may have changed the transcript, and items may be deleted."""
 
 import time
 from collections.abc import AsyncIterator
@@ -370,10 +370,9 @@ async def test_an_answer_with_calls_is_not_taken_for_the_same_text_without_calls
     assert end_of(await chats.match([*turns("Where?", "Here.", "Weather?"), noted, *OUTPUTS])) == (cut.answer_id, 4)
 
 
-async def test_the_question_decides_between_answers_with_equally_many_equal_messages(
+async def test_of_equally_good_answers_the_one_to_the_same_question_is_taken(
     chats: Asking,
 ) -> None:
-    """The answer is found even if its conversation continues."""
     wanted = await chats.chat("a", "b", "why?", "yes", "more", "x")
     await chats.chat("why?", "no", "and then?", "yes")
     await chats.chat("a", "why?", "and then?", "yes", "c", "d", "ok", "yes")
@@ -422,7 +421,7 @@ async def test_a_match_stays_at_our_answer_although_another_branch_has_the_same_
     assert end_of(await chats.match([user("Before."), *turns("Hi.", "Hello.", "And?")])) == (ours.answer_id, 3)
 
 
-async def test_a_match_at_an_answer_moves_to_the_messages_that_follow_an_equal_answer(chats: Asking) -> None:
+async def test_a_match_at_an_answer_includes_the_equal_messages_after_it(chats: Asking) -> None:
     for _ in range(2):
         await chats.ask(turns("Hi."), "Hello.")
     last = await chats.ask(turns("Hi.", "Hello.", "And?"), "All is well.")

@@ -1,7 +1,7 @@
 """The hashes of a transcript's prefixes.
 
-The hash of a chain stays the same if a client changes only the form of a message, and differs if the meaning changes.
-An exact hash changes with everything but the order of keys.
+The chain hash of a prefix stays the same if a client changes only the form of a message. It differs if the meaning
+changes. The exact hash changes with everything but the order of keys.
 """
 
 import json
