@@ -28,7 +28,7 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
     on_disconnect: Literal["stop", "finish"] = "stop"
 
 
-class PathBranch(Struct, frozen=True, array_like=True):
+class PathBranch(Struct, frozen=True, array_like=True, gc=False):
     """A branch that a path takes, and where the path leaves it (`domain/paths.py`).
 
     branch        the version of the ItemAppended that opened the branch; 0 for the first one

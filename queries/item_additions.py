@@ -66,11 +66,19 @@ def with_added(item: bytes, added: Added | None) -> bytes:
     return item if added is None else item[:-1] + b"," + msgspec.json.encode(added)[1:]
 
 
+def has_siblings(read: ConversationRead) -> bool:
+    """Whether items of the conversation may have siblings."""
+    return bool(read.moved_at)
+
+
 async def additions(
     context: QueryContext, read: ConversationRead, documents: Sequence[Document], version: int
 ) -> list[Added | None]:
-    """What the answer adds to each item; None for an item that has such a field of its own."""
-    siblings = await _siblings(context, read, documents, version) if read.moved_at and documents else {}
+    """What the answer adds to each item; None for an item that has such a field of its own.
+
+    If items may have siblings, raises as `Consistency.check` does.
+    """
+    siblings = await _siblings(context, read, documents, version) if has_siblings(read) else {}
     return [
         None
         if "own_fields" in document
@@ -183,5 +191,5 @@ def _possible_siblings(
 
 def _inherited(read: ConversationRead, version: int, depth: int) -> list[Document]:
     """Branch 0 of a fork begins with the inherited items."""
-    ranges = item_ranges(path_along(read, version))[:-1]
+    *ranges, _ = item_ranges(path_along(read, version))
     return [part.filter(read.tenant) for items in ranges if (part := items.within(depth, depth)) is not None]

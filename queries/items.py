@@ -20,7 +20,7 @@ from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
 from queries.included_images import INCLUDED, include_images, with_images
 from queries.inherited_items import is_inherited, read_with_origins, retracted_in_forks
-from queries.item_additions import ADDED_FROM, additions, retracted_then, unretracted_at, with_added
+from queries.item_additions import ADDED_FROM, additions, has_siblings, retracted_then, unretracted_at, with_added
 from queries.item_paths import Bounds, PathQuery, bounds_of, filters, path_to_read, places_in_view
 from queries.not_modified import NO_STORE
 from queries.paging import IncludeQuery, Page, PageQuery, fetch_page
@@ -140,6 +140,7 @@ async def _page(context: QueryContext, read: ConversationRead, path: Path, query
             fields=("id", "item", "copy_of", "retracted_version", "restored_version", *ADDED_FROM),
             entry_of=items.entry,
             then=then,
+            check=not has_siblings(read),  # reading the siblings checks
         )
         page.has_copies = bool(items.deletable_elsewhere or deleted or read.forks)
         if hidden := await items.retracted_then(read, page, query.as_of):

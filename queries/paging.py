@@ -122,6 +122,7 @@ async def fetch_page(
     entry_of: Callable[[Document], bytes],
     then: Iterable[Document] = (),
     merged: Sequence[Document] = (),
+    check: bool = True,
 ) -> Page:
     """A page of a view's documents. `where` selects them, `field` gives their order.
 
@@ -129,6 +130,7 @@ async def fetch_page(
     `merged`: further filters. Their documents are merged in the order of `field`. No document may match two filters.
       These filters are not joined with `$or`, because MongoDB would try many plans for it. Do not pass `then` as well.
     `after`, `before`: the values of `field` at the cursors.
+    `check`: as in `QueryContext.read_while`
 
     A page that is not small waits for its turn. Raises as `Consistency.check` does, and ApiError (503) when a large
     page gets no turn.
@@ -159,10 +161,13 @@ async def fetch_page(
             return True  # it was the last document
         return not is_large(document) and small.add(document["id"], entry_of(document))
 
+    def take_large(document: Document) -> bool:
+        return large.add(document["id"], entry_of(document))
+
     used: list[Document] = []
     for selection in selections:
         used.append(selection)
-        if not await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small):
+        if not await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small, check=check):
             break
         if small.has_more:
             return small
@@ -171,9 +176,7 @@ async def fetch_page(
     large = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
     async with context.dependencies.connections.large_answer(context.principal.tenant):
         for selection in chain(used, selections):
-            if not await context.read_while(
-                read, view, selection, stages, lambda document: large.add(document["id"], entry_of(document))
-            ):
+            if not await context.read_while(read, view, selection, stages, take_large, check=check):
                 break
     return large
 

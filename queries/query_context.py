@@ -200,12 +200,14 @@ class QueryContext(Struct, frozen=True):
         selection: Selection,
         stages: Sequence[Document],
         take: Callable[[Document], bool],
+        *,
+        check: bool = True,
     ) -> bool:
         """Calls `take` with each document, until `take` returns False. Returns True if `take` accepted all.
 
-        Raises as `Consistency.check` does.
+        Raises as `Consistency.check` does. With `check=False`, a later part of the same read must check it.
         """
-        all_stages = [*stages, with_positions(read.position_keys)]
+        all_stages = [*stages, with_positions(read.position_keys)] if check else stages
         position_documents: list[Document] = []
         async with await self.documents(read, view, selection, all_stages, BATCH_DOCUMENTS) as cursor:
             while batch := await cursor.to_list(BATCH_DOCUMENTS):
@@ -213,9 +215,11 @@ class QueryContext(Struct, frozen=True):
                     if "_id" in document:
                         position_documents.append(document)
                     elif not take(document):
-                        await self.dependencies.consistency.check(read)  # reads the positions again
+                        if check:
+                            await self.dependencies.consistency.check(read)  # reads the positions again
                         return False
-        await self.dependencies.consistency.check(read, positions_from(position_documents))
+        if check:
+            await self.dependencies.consistency.check(read, positions_from(position_documents))
         return True
 
     async def aggregate(

@@ -36,14 +36,19 @@ class ItemRange(Struct, frozen=True):
 
     def filter(self, tenant: str) -> Document:
         """Matches the items of the range, also retracted ones."""
+        return {**self.segment_filter(tenant), **self.place_filter}
+
+    def segment_filter(self, tenant: str) -> Document:
+        """The part of the filter that is the same for all ranges of a segment of the path."""
+        return {"tenant": tenant, "conversation_id": self.conversation_id, "version": {"$lte": self.version}}
+
+    @property
+    def place_filter(self) -> Document:
+        """The other part of the filter."""
+        if self.last_depth == self.first_depth:
+            return {"branch": self.branch, "depth": self.first_depth}
         last = {} if self.last_depth is None else {"$lte": self.last_depth}
-        return {
-            "tenant": tenant,
-            "conversation_id": self.conversation_id,
-            "branch": self.branch,
-            "depth": {"$gte": self.first_depth, **last},
-            "version": {"$lte": self.version},
-        }
+        return {"branch": self.branch, "depth": {"$gte": self.first_depth, **last}}
 
     def within(self, min_depth: int, max_depth: int | None) -> "ItemRange | None":
         first = max(self.first_depth, min_depth)
@@ -53,19 +58,18 @@ class ItemRange(Struct, frozen=True):
         return None if last is not None and last < first else replace(self, first_depth=first, last_depth=last)
 
 
-def item_ranges(path: Path) -> list[ItemRange]:
-    found: list[ItemRange] = []
-    first_depth = 1
-    for segment in path.segments:
-        for taken in segment.branches:
-            if taken.last_depth is not None and taken.last_depth < first_depth:
-                continue  # the path has no items on this branch in this conversation
-            found.append(
-                ItemRange(segment.conversation_id, segment.version, taken.branch, first_depth, taken.last_depth)
-            )
-            if taken.last_depth is not None:
-                first_depth = taken.last_depth + 1
-    return found
+def item_ranges(path: Path, *, descending: bool = False) -> Iterator[ItemRange]:
+    """The ranges of the path, in order of depth. Each is made when it is asked for: a page needs few of a long path."""
+    step = -1 if descending else 1
+    for number in range(len(path.segments))[::step]:
+        segment = path.segments[number]
+        before_segment = path.segments[number - 1].last_depth if number else None
+        for index in range(len(segment.branches))[::step]:
+            taken = segment.branches[index]
+            first_depth = ((segment.branches[index - 1].last_depth if index else before_segment) or 0) + 1
+            if taken.last_depth is None or taken.last_depth >= first_depth:
+                yield ItemRange(segment.conversation_id, segment.version, taken.branch, first_depth, taken.last_depth)
+            # Otherwise, the path has no items on this branch in this conversation.
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:

@@ -20,6 +20,11 @@ PATHS = (
 )
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_ranges_are_the_same_from_the_end(path: Path) -> None:
+    assert [*item_ranges(path, descending=True)] == [*item_ranges(path)][::-1]
+
+
 @pytest.mark.parametrize("min_depth", [1, 2])
 @pytest.mark.parametrize("max_depth", [None, 3])
 async def test_the_filters_match_the_items_of_the_path(world: World, min_depth: int, max_depth: int | None) -> None:
