@@ -252,7 +252,7 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where the version is in the log. For a version other than 0 and the head's, the position is -1, for unknown."""
+    """Where the version is in the log. The position is known for version 0 and the head's version. Else it is -1."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)

@@ -11,7 +11,7 @@ from infrastructure.event_log.incarnation import LogMoved
 from queries.principal_log import PrincipalLog
 
 MAX_REMEMBERED = 50_000
-"""15 to 30 MB, depending on how many are forks."""
+"""They take 15 to 30 MB of memory. Forks take more than other conversations."""
 
 
 class Start(Struct, frozen=True, gc=False):

@@ -37,7 +37,7 @@ _WINDOW_GROWTH: Final = 8
 
 
 class Match(Struct, frozen=True):
-    """An item that matches. `conversation_id`: the item's own. `cursor`: the place after this match."""
+    """An item that matches. `conversation_id`: the conversation that has the item. `cursor`: the place after this match."""
 
     item_id: str
     conversation_id: str
@@ -82,7 +82,7 @@ class Matches:
         where: Document = {**self._visible, **self._driver, "retracted": False, **order, **conditions}
         max_ranked = MAX_COMPARED_RANKED if conditions else MAX_RANKED
         score: Document | str = self._score()
-        # Without the projection, a search for a common word takes a tenth longer: documents with all terms are large.
+        # Without the projection, a search for a common word takes a tenth longer, because documents with all terms are large.
         stages: list[Document] = [{"$sort": {"order": -1}}, {"$limit": max_ranked}, {"$project": _RANKED_BY}]
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}

@@ -88,7 +88,7 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
 class BackfillProgress(Struct, frozen=True):
     """How far a task is.
 
-    `parked`, `released`: conversations since the last report. A parked conversation is released by its deletion.
+    `parked`, `released`: the conversations that were parked or released since the last report. A parked conversation is released by its deletion.
     """
 
     number: int

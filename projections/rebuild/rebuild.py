@@ -41,7 +41,7 @@ Report = Callable[[str, int, int], None]
 class RebuildResult(Struct, frozen=True, kw_only=True):
     """What a rebuild or a rollback did.
 
-    `events`: the log position up to which the views were backfilled; 0 if none was.
+    `events`: the log position up to which the views were backfilled; 0 if no view was backfilled.
     """
 
     compared: list[Comparison]
