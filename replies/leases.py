@@ -18,7 +18,7 @@ from infrastructure.stores.postgres import Pool
 ALIVE_SECONDS = 5.0
 """A process counts as dead when its beat has not changed for this time.
 
-A renewal takes less time, even on a busy machine.
+A renewal takes less than ALIVE_SECONDS, even on a busy machine.
 """
 
 RENEW_SECONDS = 0.5

@@ -1,4 +1,6 @@
-"""Sends many conversations of a source to the command API at a time, and the items of each conversation in order."""
+"""Sends the conversations of a source to the command API. Sends many conversations at the same time, but the items of
+each conversation in order.
+"""
 
 import asyncio
 from collections.abc import Iterator, Mapping

@@ -266,7 +266,7 @@ async def test_a_reader_without_access_loses_the_stream_of_a_running_reply(
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_after_a_withdrawal_or_deletion_a_slow_reader_gets_no_further_slice(
+async def test_after_a_withdrawal_or_deletion_a_slow_reader_gets_less_than_another_slice(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")

@@ -241,7 +241,7 @@ ALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_parameters_are_recorded_as_sent_and_for_the_responses_api() -> None:
+def test_parameters_are_recorded_in_the_forms_of_both_apis() -> None:
     recorded = body_of(**ALL, **{name: CHAT_ONLY[name] for name in ("seed", "top_k")}).recorded_parameters()
     chat = recorded.pop("chat")
     own = {"model", "stream", "store", "metadata"}
