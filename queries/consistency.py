@@ -7,11 +7,11 @@ Views lag behind the log. So a read has four steps:
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing, so the answer is a 503.
 
-Without Postgres, the answer shows what the views have, with `X-Consistency: unverified`. A read of a
-conversation is then answered with a 503 if the views lack the conversation. It is also answered with a 503 if the caller
-is neither the owner nor an admin, because a share may have been withdrawn.
+Without Postgres, the answer shows what the views have, with `X-Consistency: unverified`. A read of a conversation then
+gets a 503 if the views lack the conversation. It also gets a 503 if the caller is neither the owner nor an admin,
+because a share may have been withdrawn.
 
-A read of a parked conversation is answered with a 503. A list that may lack a parked conversation has `X-Consistency: parked`.
+A read of a parked conversation gets a 503. A list that may lack a parked conversation has `X-Consistency: parked`.
 """
 
 import asyncio

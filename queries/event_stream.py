@@ -47,14 +47,14 @@ Render = Callable[[PrincipalLog, Sequence[Recorded], bool], Awaitable[list[bytes
 class _EventPage(Page, frozen=True):
     """A page of encoded events.
 
-    `event_ends`: where each event ends in `body`. `end`: the page's last event in the log.
+    `event_ends`: where each event ends in `body`. `end`: where the page's last event is in the log.
     """
 
     event_ends: tuple[int, ...] = ()
     end: LogPosition = LogPosition()
 
     def slice_end(self, start: int) -> int:
-        """The slice ends with an event if one ends within SLICE_BYTES."""
+        """The slice ends where an event ends, if an event ends within SLICE_BYTES."""
         at_most = start + SLICE_BYTES
         whole_events = bisect_right(self.event_ends, at_most)
         end = self.event_ends[whole_events - 1] if whole_events else 0

@@ -11,7 +11,7 @@ from infrastructure.event_log.incarnation import LogMoved
 from queries.principal_log import PrincipalLog
 
 MAX_REMEMBERED = 50_000
-"""They take 15 to 30 MB of memory. Forks take more than other conversations."""
+"""This many conversations take 15 to 30 MB of memory. A fork takes more than another conversation."""
 
 
 class Start(Struct, frozen=True, gc=False):

@@ -49,7 +49,7 @@ class PrincipalLog:
         return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:
-        """Raises ConversationNotFound instead of returning None."""
+        """As `readable_head`, but raises ConversationNotFound in place of None."""
         head = await self.readable_head(conversation_id)
         if head is None:
             raise ConversationNotFound(conversation_id)

@@ -24,7 +24,7 @@ MAX_RANKED: Final = 2_000
 """How many of the newest matches are ranked together. This limits the time of a search for a common word."""
 
 MAX_COMPARED_RANKED: Final = 200
-"""The same limit if texts or filters must be compared. Then many more documents may be read than match."""
+"""The same limit if texts or filters must be compared. Such a search may read many more documents than it finds."""
 
 _RANKED_BY: Final[Document] = dict.fromkeys(("order", "conversation_id", "text", "words"), 1)
 _ESTIMATED_TERMS: Final = 8

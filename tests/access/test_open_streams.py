@@ -245,7 +245,7 @@ async def test_readers_who_see_deleted_content_share_no_pages_with_others(settin
 
 
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_a_reader_without_access_loses_the_stream_of_a_running_reply(
+async def test_a_reader_who_loses_access_loses_the_stream_of_a_running_reply(
     settings: Settings, write: Writer, command: Command
 ) -> None:
     conversation_id = await write.start("a")

@@ -124,7 +124,7 @@ def test_unusual_messages_are_accepted_unchanged(messages: list[dict[str, Any]])
     assert body_of(*messages).messages == messages
 
 
-def test_the_call_that_a_tool_message_answers_may_be_stored_already() -> None:
+def test_a_tool_message_may_answer_a_call_that_is_stored_already() -> None:
     assert body_of(OUTPUT, conversation="conv_1").messages == [OUTPUT]
     assert refusal(OUTPUT).param == "messages[0].tool_call_id"
     assert refusal(OUTPUT, OUTPUT, conversation="conv_1").param == "messages[1].tool_call_id"
