@@ -162,7 +162,7 @@ class Loader:
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
     """Divides the items of a conversation into requests.
 
-    A request has at most MAX_ITEMS items, and at most MAX_ITEM_BYTES bytes unless one item alone is larger. The first
+    A request has at most MAX_ITEMS items and MAX_ITEM_BYTES bytes. A larger item gets a request of its own. The first
     request has room for `first_bytes`, and may be empty.
     """
     parts: list[list[bytes]] = [[]]
