@@ -16,7 +16,7 @@ from projections.views.view_position import Parked, ViewPosition
 log = structlog.get_logger(__name__)
 
 Positions = Mapping[str, ViewPosition]
-"""By `key`."""
+"""View positions, by `key`."""
 
 
 def report_loaded(before: Positions, after: Positions) -> None:

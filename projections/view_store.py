@@ -11,7 +11,7 @@ from projections.views.view_position import ViewPosition
 class ViewStore(Protocol):
     views: tuple[str, ...]
     min_batch_seconds: float
-    """The least time between the starts of two batches, unless views are behind.
+    """The least time between the starts of two batches. Does not apply while views are behind.
 
     In Redis, an event that is written alone costs many times as much as in a batch.
     """

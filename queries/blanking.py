@@ -132,7 +132,8 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 class _EventContent(Struct):
     """The content of some events that may be deleted.
 
-    `items`: by item id, the original's id if the item is a copy. `on_path`: items that may be copies or inherited.
+    `items`: the items' ids, each with the id of its original, or None if the item is no copy
+    `on_path`: items that may be copies or inherited
     """
 
     items: dict[str, str | None] = field(default_factory=dict)

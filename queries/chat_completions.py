@@ -142,7 +142,7 @@ def _still_visible(context: QueryContext, read: Read) -> list[Document]:
 
 
 async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the caller may see the reply's conversation. The reply and the conversation may be deleted.
+    """Raises ApiError (400) if the caller may not see the reply's conversation. A deleted reply or conversation is accepted.
 
     While Postgres is unavailable, any id is accepted.
     """

@@ -7,11 +7,11 @@ Views lag behind the log. So a read has four steps:
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing, so the answer is a 503.
 
-Without Postgres, the answer shows what the views have, with `X-Consistency: unverified`. A conversation that the views
-lack is a 503. A conversation is also a 503 if the caller is neither its owner nor an admin, because a share may have been
-withdrawn.
+Without Postgres, the answer shows what the views have, with `X-Consistency: unverified`. A read of a conversation then
+gets a 503 if the views lack the conversation. It also gets a 503 if the caller is neither the owner nor an admin,
+because a share may have been withdrawn.
 
-A parked conversation is a 503. A list that may lack a parked conversation has `X-Consistency: parked`.
+A read of a parked conversation gets a 503. A list that may lack a parked conversation has `X-Consistency: parked`.
 """
 
 import asyncio
@@ -50,8 +50,8 @@ class Read(Struct, kw_only=True):
 
     `incarnation`: the log's incarnation when the request arrived; empty if Postgres was unavailable
     `collections`, `versions`: the collection and the version of each view when the read started
-    `complete_to`: the views showed all events up to this position, except of parked conversations. Set only in a read
-      that does not wait
+    `complete_to`: the views showed all events up to this position, except events of parked conversations. Set only
+      in a read that does not wait
     `waits`: whether the views must show what was committed when the request arrived
     `parked`: the conversations that a view had parked at some time during the read
     `repairs`: how many repairs the views had counted when the read started

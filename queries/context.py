@@ -123,7 +123,7 @@ _BEFORE, _AFTER = zip(("", ""), *map(_around_text, PLAIN_FORMS[1:]), strict=True
 
 
 class _BetweenIds(dict[int, str]):
-    """The JSON between an item's two ids, by the item's tokens. Many items have the same number."""
+    """The JSON between an item's two ids, by the item's number of tokens. Many items have the same number of tokens."""
 
     def __missing__(self, tokens: int) -> str:
         between = self[tokens] = f'","tokens":{tokens},"item":{{"id":"'

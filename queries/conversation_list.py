@@ -153,7 +153,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
 def _cursors(
     page: Page, query: ConversationsQuery, sort_keys: Sequence[str], query_fingerprint: bytes
 ) -> dict[str, str | None]:
-    """`sort_keys`: in the order of the read."""
+    """`sort_keys`: in the order in which the documents were read."""
     if not sort_keys:
         return {"next_cursor": None, "previous_cursor": None}
     ends = [encode_cursor(query_fingerprint, sort_keys[0]), encode_cursor(query_fingerprint, sort_keys[-1])]

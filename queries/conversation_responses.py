@@ -1,6 +1,6 @@
-"""GET /v1/conversations/{id}/responses: every reply of a conversation, also one that waits or runs, with its input.
+"""GET /v1/conversations/{id}/responses: the replies of a conversation, also those that wait or run, with their input.
 
-A fork's list does not show its origin's responses.
+Deleted replies, and the replies of a fork's origin, are left out.
 """
 
 from collections.abc import Collection, Sequence

@@ -27,7 +27,7 @@ _id_decoder = msgspec.json.Decoder(_WithId)
 async def deleted_copies(
     context: QueryContext, read: Read, copies: Mapping[str, str | None], inherited_by: Collection[str] = ()
 ) -> frozenset[str]:
-    """Which of these copies and inherited items are deleted. `copies`: each copy with its original.
+    """Which of these copies and inherited items are deleted. `copies`: each item with its original, or None.
 
     Without Postgres, an unverified read gets an empty set. A verified read gets PostgresUnavailable.
     """

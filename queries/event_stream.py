@@ -47,14 +47,14 @@ Render = Callable[[PrincipalLog, Sequence[Recorded], bool], Awaitable[list[bytes
 class _EventPage(Page, frozen=True):
     """A page of encoded events.
 
-    `event_ends`: where each event ends in `body`. `end`: the page's last event in the log.
+    `event_ends`: where each event ends in `body`. `end`: where the page's last event is in the log.
     """
 
     event_ends: tuple[int, ...] = ()
     end: LogPosition = LogPosition()
 
     def slice_end(self, start: int) -> int:
-        """The slice ends with an event if one ends within SLICE_BYTES."""
+        """The slice ends where an event ends, if an event ends within SLICE_BYTES."""
         at_most = start + SLICE_BYTES
         whole_events = bisect_right(self.event_ends, at_most)
         end = self.event_ends[whole_events - 1] if whole_events else 0
@@ -252,7 +252,7 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where the version is in the log. For a version other than 0 and the head's, the position is -1, for unknown."""
+    """Where the version is in the log. The position is known for version 0 and the head's version. Else it is -1."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)

@@ -181,7 +181,7 @@ def _last_event_id(request: Request) -> int | None:
 
 
 async def events_json(log: PrincipalLog, events: Sequence[Recorded], sees_deleted: bool) -> list[bytes]:
-    """Each event as JSON. Deleted content is blanked, unless `sees_deleted`.
+    """Each event as JSON. Without `sees_deleted`, deleted content is blanked.
 
     There must be at least one event, all of one conversation.
     """

@@ -11,7 +11,7 @@ from infrastructure.event_log.incarnation import LogMoved
 from queries.principal_log import PrincipalLog
 
 MAX_REMEMBERED = 50_000
-"""15 to 30 MB, depending on how many are forks."""
+"""This many conversations take 15 to 30 MB of memory. A fork takes more than another conversation."""
 
 
 class Start(Struct, frozen=True, gc=False):

@@ -24,7 +24,7 @@ from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 MAX_PAGE_BYTES = 8_000_000
-"""Unless the page's only entry is larger."""
+"""A page with one entry may be larger."""
 
 MAX_SMALL_PAGE_BYTES = 256 * 1024
 """A larger page waits for its turn."""

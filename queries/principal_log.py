@@ -1,7 +1,7 @@
 """The log as one request reads it: only the conversations of the caller's tenant.
 
-Only `readable_head`, `existing_head` and `reply_requested` check whether the caller may see a conversation. A path may
-go through conversations that the caller may not see.
+Only `readable_head`, `existing_head`, `reply_requested` and `file_in_items` check whether the caller may see a
+conversation. A path may go through conversations that the caller may not see.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -49,7 +49,7 @@ class PrincipalLog:
         return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:
-        """Raises ConversationNotFound instead of returning None."""
+        """As `readable_head`, but raises ConversationNotFound in place of None."""
         head = await self.readable_head(conversation_id)
         if head is None:
             raise ConversationNotFound(conversation_id)

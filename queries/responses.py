@@ -147,7 +147,7 @@ async def _read_response_unverified(context: QueryContext, response_id: str) -> 
 
 
 async def _check_owner(context: QueryContext, read: Read, document: Document) -> None:
-    """Raises ResponseNotFound unless the caller may see the response even without a look-up of shares."""
+    """Raises ResponseNotFound if the caller is neither the conversation's owner nor an admin."""
     conversation = await context.find_document(read, "conversations", document["conversation_id"], "owner")
     if conversation is None or not may_see_unverified(context.principal, conversation["owner"]):
         raise ResponseNotFound(document["id"])

@@ -24,7 +24,7 @@ MAX_RANKED: Final = 2_000
 """How many of the newest matches are ranked together. This limits the time of a search for a common word."""
 
 MAX_COMPARED_RANKED: Final = 200
-"""The same limit if texts or filters must be compared. Then many more documents may be read than match."""
+"""The same limit if texts or filters must be compared. Such a search may read many more documents than it finds."""
 
 _RANKED_BY: Final[Document] = dict.fromkeys(("order", "conversation_id", "text", "words"), 1)
 _ESTIMATED_TERMS: Final = 8
@@ -37,7 +37,7 @@ _WINDOW_GROWTH: Final = 8
 
 
 class Match(Struct, frozen=True):
-    """An item that matches. `conversation_id`: the item's own. `cursor`: the place after this match."""
+    """An item that matches. `conversation_id`: the conversation that has the item. `cursor`: the place after this match."""
 
     item_id: str
     conversation_id: str
@@ -82,7 +82,7 @@ class Matches:
         where: Document = {**self._visible, **self._driver, "retracted": False, **order, **conditions}
         max_ranked = MAX_COMPARED_RANKED if conditions else MAX_RANKED
         score: Document | str = self._score()
-        # Without the projection, a search for a common word takes a tenth longer: documents with all terms are large.
+        # Without the projection, a search for a common word takes a tenth longer, because documents with all terms are large.
         stages: list[Document] = [{"$sort": {"order": -1}}, {"$limit": max_ranked}, {"$project": _RANKED_BY}]
         if cursor.score is not None:
             same = {"score": cursor.score, "order": {"$lt": cursor.order}}

@@ -67,8 +67,8 @@ class Visible(Struct, frozen=True):
 
 
 def visibility_stages(context: QueryContext, conversation_id: str | None) -> list[Document]:
-    """The stages that find owners (for an admin), or own forks and shared conversations. Empty if the query names a
-    conversation.
+    """For an admin, the stages that find owners. For another caller, the stages that find the caller's forks and the
+    conversations shared with the caller. Empty if the query names a conversation.
     """
     if conversation_id is not None:
         return []

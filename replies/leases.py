@@ -1,4 +1,4 @@
-"""Records in Postgres in which process each reply runs or waits.
+"""For each reply, Postgres records the process in which the reply runs or waits.
 
 So any process can cancel a reply, and can see that the reply's process has died. Each process raises its `beat` every
 RENEW_SECONDS. Appends add the rows of `responses`, and mark the replies that have ended.
@@ -18,7 +18,7 @@ from infrastructure.stores.postgres import Pool
 ALIVE_SECONDS = 5.0
 """A process counts as dead when its beat has not changed for this time.
 
-A renewal takes less time, even on a busy machine.
+A renewal takes less than ALIVE_SECONDS, even on a busy machine.
 """
 
 RENEW_SECONDS = 0.5
@@ -100,7 +100,7 @@ class ReplyLeases:
     async def orphans(
         self, dead: Collection[Owner], lost: Collection[str], *, after: Orphan | None, limit: int
     ) -> list[Orphan]:
-        """A page of the replies that have not ended, and are in `lost`, have no owner, or belong to a `dead` process.
+        """A page of replies that have not ended. Each is in `lost`, has no owner, or belongs to a `dead` process.
 
         `after`: the last orphan of the page before.
         """

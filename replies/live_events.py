@@ -71,8 +71,8 @@ def stream_key(response_id: str) -> str:
 class LiveWriter:
     """Writes the events of this process's replies over one connection. `write` never raises or waits.
 
-    Clients see an event only after `on_written`. So a process that dies loses no event that a client has seen,
-    unless Redis is unavailable or too slow.
+    Clients see an event only after `on_written`. So if Redis is available and fast enough, a process that dies loses no
+    event that a client has seen.
     """
 
     def __init__(self, redis: Redis) -> None:

@@ -27,7 +27,7 @@ MAX_LOGGED_NAME = 256
 class ModelWatch:
     """Reads the list and the facts again and again.
 
-    After the first list, logs the models of unknown window or price.
+    After the first list, logs the models whose window or price is not known.
     """
 
     def __init__(self, provider: ModelProvider, models: Models, learnt: LearntModels) -> None:

@@ -88,8 +88,8 @@ async def write_summary(
 ) -> WrittenSummary | None:
     """Summarizes `previous` and `summary_input` in at most `max_tokens` tokens.
 
-    Covers at most the whole turns that fit in MAX_MODEL_CALLS calls. Returns None if the model wrote nothing, or if no
-    turn can be covered. Raises ModelFailed if a call fails before any turn is covered.
+    Covers only complete turns, at most as many as fit in MAX_MODEL_CALLS calls. Returns None if the model wrote nothing,
+    or if no turn can be covered. Raises ModelFailed if a call fails before any turn is covered.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None

@@ -133,7 +133,7 @@ def _line(key: ApiKey) -> str:
 
 
 def _run(data: Path, work: Callable[[KeyStore], Awaitable[T]]) -> T:
-    """Ends the program with a message if no store is found, its data is newer, or Postgres fails."""
+    """Ends the program with a message if no store is found, the data is newer than this code, or Postgres fails."""
 
     async def work_connected(postgres_url: str) -> T:
         pool = make_pool(postgres_url, max_size=1, read_only=False)

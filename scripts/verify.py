@@ -39,8 +39,9 @@ _MAX_LISTED = 1_000
 class Verified(Struct, kw_only=True):
     """The result of a verification.
 
-    `position`: the end of the log at the start. `tables`: compared rows, without `tenant_positions`.
-    `snapshots_absent`: includes snapshots that cannot be compared.
+    `position`: the end of the log at the start
+    `tables`: how many rows of each table were compared, without `tenant_positions`
+    `snapshots_absent`: includes snapshots that cannot be compared
     """
 
     ok: bool = True

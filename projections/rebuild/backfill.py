@@ -88,7 +88,8 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
 class BackfillProgress(Struct, frozen=True):
     """How far a task is.
 
-    `parked`, `released`: conversations since the last report. A parked conversation is released by its deletion.
+    `parked`, `released`: the conversations that were parked or released since the last report. The deletion of a parked
+    conversation releases it.
     """
 
     number: int

@@ -29,7 +29,7 @@ class Comparison(Struct, kw_only=True):
     `listed`: the `_id`s of the first different documents
 
     A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys. While a conversation
-    is parked, `usage` is not compared, and the digests are empty.
+    is parked, `usage` is not compared, and its digests are empty.
     """
 
     view: MongoView

@@ -41,7 +41,7 @@ Report = Callable[[str, int, int], None]
 class RebuildResult(Struct, frozen=True, kw_only=True):
     """What a rebuild or a rollback did.
 
-    `events`: the log position up to which the views were backfilled; 0 if none was.
+    `events`: the log position up to which the views were backfilled; 0 if no view was backfilled.
     """
 
     compared: list[Comparison]
@@ -100,7 +100,7 @@ class Rebuild:
             return await self._swapped(result, lock)
 
     async def roll_back(self) -> RebuildResult | None:
-        """Swaps back to the collections that the last swap kept. None if none were kept."""
+        """Swaps back to the collections that the last swap kept. Returns None if no collections were kept."""
         async with self._locked() as lock:
             self._views = await self._builds.resume_kept(self._views)
             if not self._views:

@@ -2,7 +2,7 @@
 
 Meanwhile the conversation is parked, so projectors apply only its deletion. A step that writes events also records its
 progress, so no event is counted twice. The last step ends the parking. An interrupted repair leaves the conversation
-parked. Nothing is removed from `usage`. A repair only counts the events since the parking.
+parked. In `usage`, nothing is removed, and only the events since the parking are added.
 """
 
 import time

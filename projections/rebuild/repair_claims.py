@@ -47,7 +47,7 @@ class RepairClaims:
         await self._change(view, change, session)
 
     async def finish(self, view: str, session: AsyncClientSession) -> None:
-        """The conversation is no longer parked, unless the claim was lost."""
+        """Ends the parking. Does nothing if the claim was lost."""
         await self._change(view, {"$inc": {"epoch": 1, "repairs": 1}, "$unset": {self._field: ""}}, session)
 
     async def give_up(self, view: str, parked: Parked) -> None:

@@ -78,6 +78,6 @@ PARTIAL_INDEXES: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {
     INDEXES["items"][1]: {"branch": {"$gt": 0}},
     OPENED_BRANCHES: {"parent_branch": {"$exists": True}},
 }
-"""The indexes that have only some documents. MongoDB uses such an index only for queries that ask for no other
-documents.
+"""The indexes that have only some documents. MongoDB uses such an index only for queries whose filter excludes all
+other documents.
 """

@@ -1,7 +1,7 @@
 """The view `conversations`: one document per conversation.
 
 `shared_with`: `tenant`, or `subject:` followed by the subject, for each share
-`activity`: the order of lists by activity
+`activity`: the key that lists by activity are sorted by (`activity_key`)
 `title_by`: `person` or `model`; null without a title
 `lists`: the terms that lists are filtered by (`list_terms.py`)
 `first`: the first item on branch 0, or null if there is no item, or if the fork inherits items

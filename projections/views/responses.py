@@ -3,7 +3,7 @@
 `chat`: whether the reply is a chat completion that is not deleted
 `subject`: who requested the reply
 `output_ids`: the output items that joined the conversation
-`output`: the output items of a failed or stopped reply that did not join
+`output`: the output items that did not join the conversation, because the reply failed or was stopped
 `metadata`: the present [name, value] pairs; `parameters` has the requested pairs
 `copies`: [id, id of the original] of each input item that is a copy
 """

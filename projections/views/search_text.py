@@ -78,7 +78,7 @@ def token_spans(folded: str) -> list[tuple[str, int]]:
 class SearchedText(Struct, frozen=True):
     """What the view `search` has of a text.
 
-    `words`: how many words the text has; two characters of a run count as one.
+    `words`: how many words the text has; two characters of a run count as one word.
     """
 
     text: str

@@ -50,8 +50,8 @@ class ModelList:
             return self._models
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        """None if the list does not have the model. A list older than REFRESH_SECONDS is first fetched again, unless it
-        is empty.
+        """None if the list does not have the model. Before that, fetches the list again if it is older than
+        REFRESH_SECONDS and not empty.
 
         Raises ModelFailed.
         """

@@ -82,7 +82,7 @@ def parts_and_fields(item: Item) -> tuple[list[PartText], Item]:
 
 
 def _message(item: Item) -> Item:
-    """The field `content`, only if it has several parts, annotations, or a part that is not `output_text`."""
+    """The field `content`. Empty if the content is at most one `output_text`, without annotations."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     if not all(isinstance(part, dict) for part in parts):

@@ -27,7 +27,7 @@ _INSERT = (
 
 
 class Append(Benchmark):
-    """Half load is half the rate of the first store's first turn."""
+    """At half load, the rate is half of the rate that the first store reached in its first turn."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)

@@ -1,4 +1,6 @@
-"""Sends many conversations of a source to the command API at a time, and the items of each conversation in order."""
+"""Sends the conversations of a source to the command API. Sends many conversations at the same time, but the items of
+each conversation in order.
+"""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -160,7 +162,7 @@ class Loader:
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
     """Divides the items of a conversation into requests.
 
-    A request has at most MAX_ITEMS items, and at most MAX_ITEM_BYTES bytes unless one item alone is larger. The first
+    A request has at most MAX_ITEMS items and MAX_ITEM_BYTES bytes. A larger item gets a request of its own. The first
     request has room for `first_bytes`, and may be empty.
     """
     parts: list[list[bytes]] = [[]]

@@ -49,7 +49,7 @@ _ROW: Final = (
 
 
 class Contents:
-    """`compared`: rows by table."""
+    """`compared`: how many rows of each table were compared."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

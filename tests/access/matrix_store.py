@@ -62,7 +62,7 @@ ROLES: Final[Mapping[str, str]] = {
 def without(scope: str) -> str:
     """A credential with every scope except this one.
 
-    `admin` includes `read`, `write` and `reply`, so it is left out with each of these.
+    `admin` includes `read`, `write` and `reply`, so `admin` is left out together with each of these.
     """
     return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
 
@@ -70,7 +70,7 @@ def without(scope: str) -> str:
 class Target(Struct, frozen=True):
     """Ids of a conversation and its content, of a key, and of a file.
 
-    Ron may read Ann's conversation. Wil may write.
+    Ron may read Ann's conversation, and Wil may write to it.
     """
 
     conversation_id: str

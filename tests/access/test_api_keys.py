@@ -211,7 +211,7 @@ async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres
         await keys.principal_of(key.secret)
 
 
-async def test_after_a_restore_only_the_keys_of_the_backup_work(settings: Settings, keys: ApiKeys) -> None:
+async def test_only_keys_of_the_backup_are_accepted_after_a_restore(settings: Settings, keys: ApiKeys) -> None:
     """The backup was made before the first key was revoked and before the second key was made."""
     first = store_new_key(settings.postgres_url)
     await keys.principal_of(first.secret)
@@ -239,7 +239,7 @@ async def test_a_key_whose_row_is_deleted_is_refused_after_a_full_read(settings:
         await keys.principal_of(other.secret)
 
 
-async def test_a_keys_last_use_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
+async def test_the_last_use_of_a_key_is_stored_in_the_background_and_at_close(settings: Settings) -> None:
     used, unused, late = (store_new_key(settings.postgres_url) for _ in range(3))
     log = Log(settings.postgres_url)
 

@@ -154,7 +154,7 @@ async def test_a_wrong_field_of_a_new_key_is_a_400_that_names_the_field(
     assert len(Log(settings.postgres_url).rows("SELECT FROM api_keys")) == 1
 
 
-async def test_an_idempotency_key_or_a_malformed_key_id_is_a_400(apis: KeyedApis, admin: CreatedApiKey) -> None:
+async def test_the_routes_refuse_idempotency_keys_and_malformed_key_ids(apis: KeyedApis, admin: CreatedApiKey) -> None:
     body = {"subject": "ada", "scopes": ["read"]}
     answer = await apis.send(admin, "POST", "/v1/keys", json=body, headers={"idempotency-key": "k"})
     assert error_of(answer) == (400, "invalid_header", "Idempotency-Key")
@@ -196,7 +196,9 @@ async def test_the_scope_act_as_lets_a_backend_act_for_its_users(settings: Setti
     assert rows == [("acme", "ada"), ("acme", "Zoë"), ("acme", "backend")]
 
 
-async def test_a_request_that_names_a_user_needs_act_as_and_a_valid_name(settings: Settings, apis: KeyedApis) -> None:
+async def test_a_request_that_names_a_user_needs_the_scope_act_as_and_a_valid_name(
+    settings: Settings, apis: KeyedApis
+) -> None:
     plain = store_new_key(settings.postgres_url, scopes=["read", "write", "reply", "admin"])
     backend = store_new_key(settings.postgres_url, scopes=["read", "write", "act_as"])
     for method, path in (("POST", "/v1/conversations"), ("GET", "/v1/conversations")):

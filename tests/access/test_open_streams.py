@@ -245,7 +245,7 @@ async def test_readers_who_see_deleted_content_share_no_pages_with_others(settin
 
 
 @pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
-async def test_a_reader_without_access_loses_the_stream_of_a_running_reply(
+async def test_a_reader_who_loses_access_loses_the_stream_of_a_running_reply(
     settings: Settings, write: Writer, command: Command
 ) -> None:
     conversation_id = await write.start("a")
@@ -266,7 +266,7 @@ async def test_a_reader_without_access_loses_the_stream_of_a_running_reply(
 
 
 @pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
-async def test_after_a_withdrawal_or_deletion_a_slow_reader_gets_no_further_slice(
+async def test_after_a_withdrawal_or_deletion_a_slow_reader_gets_less_than_another_slice(
     settings: Settings, write: Writer, what: str
 ) -> None:
     conversation_id = await write.start("a")

@@ -157,7 +157,7 @@ async def test_an_invalid_share_is_refused_and_changes_nothing(
     assert (answer.json()["data"], answer.headers["etag"]) == ([], '"1"')
 
 
-async def test_a_withdrawal_whose_query_does_not_name_one_existing_share_is_refused(apis: BothApis) -> None:
+async def test_a_withdrawal_must_name_exactly_one_existing_share(apis: BothApis) -> None:
     http = apis.http
     path = await create(http)
     await http.post(path, json=WITH_BEN, headers=ANN)
@@ -177,7 +177,7 @@ async def test_a_withdrawal_whose_query_does_not_name_one_existing_share_is_refu
     assert await shares_of(http, path) == [share({"subject": "ben"})]
 
 
-async def test_a_withdrawal_with_the_key_of_another_withdrawal_is_refused(
+async def test_a_withdrawal_with_the_idempotency_key_of_another_is_refused(
     apis: BothApis,
 ) -> None:
     http = apis.http

@@ -278,7 +278,7 @@ async def test_two_users_may_use_the_same_idempotency_key(apis: Apis, provider: 
     assert len(provider.requests) == 2
 
 
-async def test_an_admin_sees_the_tenants_usage_and_a_user_only_their_own(apis: Apis, log: EventLog) -> None:
+async def test_an_admin_sees_all_usage_of_the_tenant_and_a_user_only_their_own(apis: Apis, log: EventLog) -> None:
     conversation = await apis.create(ANN, "secret")
     await share(log, conversation, "bob", "writer")
     await apis.reply(ANN, "one", conversation=conversation)

@@ -116,4 +116,4 @@ _ANSWERS = {
         [SECOND[0], "I was shown 11 messages.", "I was shown 13 messages."],
     ],
 }
-"""These clients also send other messages."""
+"""The answers to clients that also send other messages."""

@@ -1,4 +1,4 @@
-"""The command API in this process. `apis` has a second app, as in another process.
+"""The command API in this process. `apis` has a second app, which stands for another process.
 
 `api` uses `provider` if the module sets WITH_PROVIDER.
 """

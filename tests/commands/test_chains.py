@@ -192,7 +192,7 @@ async def test_a_response_with_store_false_leaves_no_event(
         assert error_of(refused) == (400, "mutually_exclusive_parameters", "store")
 
 
-async def test_input_tokens_count_the_input_the_history_the_instructions_and_the_tools(
+async def test_the_count_of_input_tokens_includes_history_instructions_and_tools(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     async def counted(**body: object) -> int:

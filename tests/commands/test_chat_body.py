@@ -124,7 +124,7 @@ def test_unusual_messages_are_accepted_unchanged(messages: list[dict[str, Any]])
     assert body_of(*messages).messages == messages
 
 
-def test_the_call_that_a_tool_message_answers_may_be_stored_already() -> None:
+def test_a_tool_message_may_answer_a_call_that_is_stored_already() -> None:
     assert body_of(OUTPUT, conversation="conv_1").messages == [OUTPUT]
     assert refusal(OUTPUT).param == "messages[0].tool_call_id"
     assert refusal(OUTPUT, OUTPUT, conversation="conv_1").param == "messages[1].tool_call_id"
@@ -241,7 +241,7 @@ ALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_parameters_are_recorded_as_sent_and_for_the_responses_api() -> None:
+def test_parameters_are_recorded_in_the_forms_of_both_apis() -> None:
     recorded = body_of(**ALL, **{name: CHAT_ONLY[name] for name in ("seed", "top_k")}).recorded_parameters()
     chat = recorded.pop("chat")
     own = {"model", "stream", "store", "metadata"}

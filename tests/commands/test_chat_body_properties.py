@@ -87,7 +87,7 @@ def accepted(sent: dict[str, Any], renderer: int) -> CreateChatCompletion | None
 @given(st.lists(messages, min_size=1, max_size=4))
 @example([{"role": "user", "content": "Hello", "tool_calls": [None]}])
 @example([{"role": "system", "content": "Hello", "function_call": [None], "refusal": [], "audio": 1}])
-def test_messages_are_refused_or_become_items_and_messages_again(sent: list[dict[str, Any]]) -> None:
+def test_messages_are_refused_or_can_be_made_again_from_their_items(sent: list[dict[str, Any]]) -> None:
     body = accepted({"messages": sent}, CHAT)
     if body is None:
         return

@@ -166,7 +166,7 @@ async def test_an_approval_sent_to_the_provider_names_the_preceding_request(
     await create_response(api, [approval, message("Again?")], conversation=copied["conversation"]["id"])
     newest = provider.requests[-1]["input"][-2]
     assert newest["approval_request_id"] == sent[1]["id"]
-    # The links in a failed reply's input lead to the new ids of this input.
+    # A failed reply's input is sent again, with new ids. The link leads to the new id.
     provider.script = lambda exchange: exchange.begin_stream()
     request = [{**REQUEST, "id": "mcpr_mine"}, {**RESPONSE, "approval_request_id": "mcpr_mine"}]
     failed = events_of(await post_response(api, request, stream=True))[-1]["response"]
