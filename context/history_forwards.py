@@ -22,7 +22,7 @@ async def path(
     """The items of the path, oldest first.
 
     `first`: only this item and the items after it. `after`: only the items after this one. `recorded_at`: the log
-    position of a request. With `recorded_at`, deletions after the path's versions do not count. Without `recorded_at`,
+    position of a request. With `recorded_at`, a deletion counts only up to the version of its conversation's segment. Without `recorded_at`,
     items that are deleted now are left out.
     """
     segments = [*(await read_path(reader, end)).segments]

@@ -1,4 +1,4 @@
-"""Reads the event log for queries. Requests read through `principal_log.py`.
+"""Reads the event log for queries. Requests read conversations through `principal_log.py`.
 
 Reads of views continue without Postgres, so a lookup must not wait long for Postgres. A lookup fails about
 LOOKUP_TIMEOUT_SECONDS after its turn began, and at once while Postgres is known to be unavailable.
@@ -32,7 +32,7 @@ QUEUE_TIMEOUT_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 0.5
 LATE_TURNS = 20
 LATE_TURN_SECONDS = 0.002
-"""A late lookup gets more turns of the event loop. If the loop is behind, the answer may have arrived unread."""
+"""After the timeout, the event loop runs a few more times: Postgres may have answered, and a busy loop has not read it yet."""
 
 PROBE_INTERVAL_SECONDS = 0.25
 CLOSE_TIMEOUT_SECONDS = 0.5

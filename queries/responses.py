@@ -128,7 +128,7 @@ async def read_response(context: QueryContext, response_id: str) -> tuple[Read, 
 
 
 async def _read_response_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Without Postgres the response's conversation is unknown, so this reads all conversations of the tenant.
+    """Without Postgres the response's conversation is unknown, so the document is looked up in the views of the tenant.
 
     Raises PostgresUnavailable if the views do not show the response to the caller, and ApiError 503 if its conversation
     may be parked.

@@ -43,7 +43,7 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def sent_cache_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Only `mode` and `ttl` are sent. The provider does not know our `comparison_response_id`."""
+    """Only `mode` and `ttl` are sent. `comparison_response_id` names a response of this store, which the provider does not know."""
     sent = ("mode", "ttl")
     options = {name: value for name, value in (parameters.get("prompt_cache_options") or {}).items() if name in sent}
     return {"prompt_cache_options": options} if options else {}

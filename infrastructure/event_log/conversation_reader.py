@@ -151,7 +151,7 @@ class ConversationReader(LogRows):
         return readable(await self._page(BACKWARDS, (*up_to, *up_to, limit, self.tenant, limit), max_bytes))
 
     async def starts(self, conversation_ids: Collection[str]) -> list[Recorded]:
-        """The first event of each conversation that exists."""
+        """The first event of each conversation, also of a deleted one. A conversation that was never started is left out."""
         return await self._recorded(_STARTS, (list(map(uuid_of, conversation_ids)), self.tenant))
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
