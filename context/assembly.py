@@ -17,14 +17,14 @@ from context.conversation_settings import Reader, family_of
 from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
-from context.inlined_contents import with_contents
+from context.inlined_contents import BodyWithContents, body_sha256, with_contents
 from context.item_counts import ItemCounts
 from context.item_tokens import counted_parameters
 from context.message_counts import MessageCounts
 from context.models import Models
 from context.recorded_selection import recorded_left_out, shown_ranges
-from context.rendering import needed_abilities, render, render_transcript, request_sha256, unsendable
-from context.rerender import Rerendered, Turn, rerender
+from context.rendering import needed_abilities, render, render_transcript, unsendable
+from context.rerender import Rerendered, rerender
 from context.selection import ContextItem
 from context.sent_sequence import sent_sequence
 from context.tokens import count_off_loop
@@ -57,9 +57,14 @@ class Context(Struct, frozen=True, kw_only=True):
     `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`; empty for a transcript.
     """
 
-    body: dict[str, Any]
+    body: dict[str, Any] | BodyWithContents
     shown: Shown
     sent_ids: frozenset[str] = frozenset()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body, with references in place of the data of images and files."""
+        return self.body.fields if isinstance(self.body, BodyWithContents) else self.body
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
@@ -206,7 +211,7 @@ class Contexts:
         body = body_of(choice.selection.sent)
         needed = needed_abilities(renderer, (sent.item for sent in choice.selection.sent)) if choice.missing else ()
         sequence, shared_prefix = sent_sequence(choice, reply_request, body, body_of)
-        body, body_sha256 = await _with_contents(self._reader, body)
+        request_body = with_contents(self._reader, body)
         shown = Shown(
             version=choice.recent.version,
             ranges=shown_ranges(choice.selection),
@@ -214,14 +219,16 @@ class Contexts:
             tokens=choice.tokens,
             encoding=choice.encoding,
             renderer=renderer,
-            request_sha256=body_sha256,
+            request_sha256=await body_sha256(request_body),
             summary=summary.compaction_id if summary else None,
             left_out=recorded_left_out(choice.selection.left_out),
             notes=tuple(sorted(choice.missing.intersection(needed))),
             sequence=sequence,
             shared_prefix=shared_prefix,
         )
-        return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
+        return Context(
+            body=request_body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent)
+        )
 
     async def assemble_transcript(
         self, *, model: str, parameters: Mapping[str, Any], sent: SentMessages, version: int = 0
@@ -233,7 +240,7 @@ class Contexts:
         """
         renderer = self._models.transcript_renderer
         rendered = render_transcript(renderer, model=model, messages=sent.messages, parameters=parameters)
-        body, body_sha256 = await _with_contents(self._reader, rendered)
+        body = with_contents(self._reader, rendered)
         encoding = self._models.encoding(model)
         tokens = await self._shared.message_counts.total(sent, encoding)
         [parameter_tokens] = await count_off_loop([counted_parameters(parameters)], encoding)
@@ -244,16 +251,12 @@ class Contexts:
             tokens=tokens + parameter_tokens,
             encoding=encoding,
             renderer=renderer,
-            request_sha256=body_sha256,
+            request_sha256=await body_sha256(body),
         )
         return Context(body=body, shown=shown)
 
-    async def rerender(
-        self, conversation_id: str, requested: Recorded, *, with_deleted: bool, turn: Turn
-    ) -> Rerendered:
-        return await rerender(
-            self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted, turn=turn
-        )
+    async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
+        return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def family(self, conversation_id: str) -> str:
         """The id of the first conversation in this conversation's chain of forks.
@@ -296,11 +299,3 @@ class Contexts:
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
         """By index, why an item is not sent."""
         return unsendable(self._models.renderer, items)
-
-
-async def _with_contents(reader: Reader, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The body with the data of images and files, and the SHA-256 of this body."""
-    inlined = await with_contents(reader, body)
-    if inlined is body:
-        return body, request_sha256(body)
-    return inlined, await asyncio.to_thread(request_sha256, inlined)

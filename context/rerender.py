@@ -3,9 +3,6 @@
 Later events do not change the result, except that deleted content can be blanked.
 """
 
-import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -25,10 +22,10 @@ from context.conversation_settings import (
 from context.deleted_content import deleted_items
 from context.forks import fork_of, lineage
 from context.history_forwards import path
-from context.inlined_contents import names_contents, with_contents, without_references
+from context.inlined_contents import body_sha256, with_contents, without_references
 from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
-from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
+from context.rendering import render, render_transcript, renders_transcripts, unsendable
 from context.stored_items import StoredItem, stored_item
 from context.summary_changes import PAGE_CHANGES
 from context.tokens import count_off_loop
@@ -39,8 +36,6 @@ from domain.events import ContextCompacted, ItemAppended, ReplyRequested, Shown,
 from domain.items import Item, emptied
 from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
-
-Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
@@ -80,18 +75,16 @@ async def rerender(
     counts: ItemCounts,
     *,
     with_deleted: bool = True,
-    turn: Turn = nullcontext,
 ) -> Rerendered:
-    """Raises psycopg.Error, UnreadableEvent and LogMoved, and what `turn` raises.
+    """Raises psycopg.Error, UnreadableEvent and LogMoved.
 
-    `turn`: waits for a turn to read the request's images and files, which need up to 50 MB of memory. Without
-    `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
+    Without `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
     """
     request = requested.event
     assert isinstance(request, ReplyRequested)
     shown = request.shown
     if renders_transcripts(shown.renderer):
-        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted, turn=turn)
+        return await _rerender_transcript(reader, requested, request, counts, with_deleted=with_deleted)
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
     compacted: Recorded | None = None
     cache_key = conversation_id
@@ -142,7 +135,7 @@ async def rerender(
     is_complete = not (deleted or summary_is_blanked)
     return Rerendered(
         body=without_references(body),
-        matches=await _matches(reader, body, shown, turn) if is_complete else None,
+        matches=await _matches(reader, body, shown) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -160,7 +153,7 @@ async def rerender(
 
 
 async def _rerender_transcript(
-    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool, turn: Turn
+    reader: Reader, requested: Recorded, request: ReplyRequested, counts: ItemCounts, *, with_deleted: bool
 ) -> Rerendered:
     messages = await rendered_transcript(reader, requested, with_deleted=with_deleted)
     body = render_transcript(
@@ -174,7 +167,7 @@ async def _rerender_transcript(
     is_complete = not any(each.is_blanked for each in messages)
     return Rerendered(
         body=without_references(body),
-        matches=await _matches(reader, body, request.shown, turn) if is_complete else None,
+        matches=await _matches(reader, body, request.shown) if is_complete else None,
         items=tuple(
             ShownItem(
                 item_id=stored.item_id,
@@ -190,16 +183,12 @@ async def _rerender_transcript(
     )
 
 
-async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Turn) -> bool:
-    """Puts images and files back first. False if one of them is gone."""
-    if not names_contents(body):
-        return request_sha256(body) == shown.request_sha256
-    async with turn():
-        try:
-            inlined = await with_contents(reader, body)
-            return await asyncio.to_thread(request_sha256, inlined) == shown.request_sha256
-        except (ContentsTooLarge, ContentGone):
-            return False
+async def _matches(reader: Reader, body: dict[str, Any], shown: Shown) -> bool:
+    """False if an image or a file is gone."""
+    try:
+        return await body_sha256(with_contents(reader, body)) == shown.request_sha256
+    except (ContentsTooLarge, ContentGone):
+        return False
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:

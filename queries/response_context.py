@@ -1,8 +1,6 @@
 """GET /v1/responses/{id}/context: what was sent to the model for a reply, rendered again from the log."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,7 +8,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from context.rendering import renders_transcripts
-from context.rerender import Rerendered, ShownItem, Turn
+from context.rerender import Rerendered, ShownItem
 from domain.errors import ResponseNotFound
 from domain.events import ReplyQueued, ReplyRequested, SharedPrefix
 from domain.items import encodable_output_item, output_item
@@ -80,18 +78,17 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
         raise ApiError(404, message, code="context_not_assembled")
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
-    turn = partial(context.dependencies.connections.large_answer, context.principal.tenant)
     if not renders_transcripts(request.shown.renderer):
-        return json_response(await _body(context, requested, request, turn, sees_deleted=sees_deleted))
-    async with turn():  # a transcript has up to 32 MB
-        return json_response(await _body(context, requested, request, nullcontext, sees_deleted=sees_deleted))
+        return json_response(await _body(context, requested, request, sees_deleted=sees_deleted))
+    async with context.dependencies.connections.large_answer(context.principal.tenant):  # a transcript has up to 32 MB
+        return json_response(await _body(context, requested, request, sees_deleted=sees_deleted))
 
 
 async def _body(
-    context: QueryContext, requested: Recorded, request: ReplyRequested, turn: Turn, *, sees_deleted: bool
+    context: QueryContext, requested: Recorded, request: ReplyRequested, *, sees_deleted: bool
 ) -> ResponseContext:
     rerendered = await context.dependencies.contexts.rerender(
-        requested.conversation_id, requested, with_deleted=sees_deleted, turn=turn
+        requested.conversation_id, requested, with_deleted=sees_deleted
     )
     return ResponseContext(
         version=request.shown.version,

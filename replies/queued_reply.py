@@ -6,13 +6,13 @@ is assembled when the turn comes, so the model sees the replies that ran before.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import psycopg
 import structlog
 from msgspec import Struct
 
+from context.inlined_contents import RequestBody
 from domain.commands import QueueReply, ReadQueueState, RequestReply
 from domain.errors import ConversationLocked, ModelFailed, Refused, ReplyIsOver, ReplyLost, ResponseNotFound
 from infrastructure.access.principal import Principal
@@ -44,7 +44,7 @@ class ReplyToRun(Struct, frozen=True):
     """A reply whose turn has come. `command`: the recorded command. `body`: the request to the provider."""
 
     command: RequestReply
-    body: Mapping[str, Any]
+    body: RequestBody
     repeat: RepeatOf
 
 

@@ -1,10 +1,10 @@
 """A request that is sent in place of a refused one, with another context."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
+from context.inlined_contents import RequestBody
 from domain.errors import ModelFailed
 from domain.events import Shown
 
@@ -16,7 +16,7 @@ class Repeat(Struct, frozen=True, kw_only=True):
     cause of the refusal.
     """
 
-    body: Mapping[str, Any]
+    body: RequestBody
     shown: Shown
     reason: str
     learn: Callable[[], Awaitable[None]] | None = None

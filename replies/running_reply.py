@@ -7,13 +7,14 @@ too long, an error is sent instead. The output is kept even if the reply fails o
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from context.inlined_contents import RequestBody
 from context.models import Models
 from context.tokens import count_off_loop
 from domain.commands import Command, CompleteReply, QueueReply, RequestReply, ShowReply
@@ -25,7 +26,7 @@ from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.version_lookup import Head
-from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.http.errors import ApiError, as_api_error, reported
 from infrastructure.http.headers import command_headers
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.metrics import Metrics
@@ -34,6 +35,7 @@ from replies.event_buffer import EventBuffer
 from replies.left_out_header import left_out_header
 from replies.live_events import LiveWriter
 from replies.output import Output
+from replies.provider.content_upload import ContentNotRead
 from replies.provider.stream_parts import Finished
 from replies.record import Record
 from replies.record_reply_end import record_reply_end
@@ -77,7 +79,7 @@ class RunningReply:
         principal: Principal,
         request_id: str,
         command: RequestReply | QueueReply,
-        body: Mapping[str, Any],
+        body: RequestBody,
         conversation_id: str | None = None,
         requested: Appended | None = None,
         spend: Callable[[int], None],
@@ -210,6 +212,10 @@ class RunningReply:
         except ModelFailed as failure:
             self._ending = True
             await self._fail(failure)
+        except ContentNotRead as unread:
+            self._ending = True
+            error = reported(unread.error)
+            await self._fail(ModelFailed(error.code or "internal_error", error.message), error)
         except Exception as error:
             self._ending = True
             log.exception("reply_crashed", response_id=self.response_id)

@@ -12,12 +12,14 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
+from context.inlined_contents import BodyWithContents, RequestBody
 from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from replies.provider.breaker import CircuitBreakers
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
+from replies.provider.content_upload import ContentNotRead, ContentUpload
 from replies.provider.model_list import ModelList
 from replies.provider.refusals import without_quoted_abilities
 from replies.provider.responses import ResponsesAnswer
@@ -128,8 +130,8 @@ class ModelProvider:
         """Raises ModelFailed."""
         return None if self._list is None else await self._list.find(name)
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to `body`. Raises only ModelFailed.
+    async def stream(self, body: RequestBody) -> AsyncIterator[StreamPart]:
+        """The parts of the answer to `body`. Raises only ModelFailed and ContentNotRead.
 
         Retries up to MAX_RETRIES times if the connection fails, if no response begins in time, or on status 408, 409,
         429 or 5xx. Headers of the response may forbid a retry, or ask for one.
@@ -137,11 +139,13 @@ class ModelProvider:
         if self._client is None:
             raise _not_configured()
         answer: Answer = ResponsesAnswer() if self._uses_responses_api else ChatAnswer()
-        attempt = self._breakers.begin_attempt(str(body.get("model")))
+        fields = body.fields if isinstance(body, BodyWithContents) else body
+        upload = ContentUpload(body) if isinstance(body, BodyWithContents) else None
+        attempt = self._breakers.begin_attempt(str(fields.get("model")))
         nothing_yet = answer.progress
         response: httpx2.Response | None = None
         try:
-            response = await self._post(self._client, body)
+            response = await self._post(self._client, upload or fields)
             events = read_events(
                 response, self._settings.model_timeout, lambda: answer.is_complete, lambda: answer.progress
             )
@@ -155,9 +159,11 @@ class ModelProvider:
             for part in answer.finish():
                 yield part
         except Exception as error:
+            if upload is not None and upload.error is not None:
+                raise ContentNotRead(upload.error) from error
             failure = as_failure(error)
             if failure.refused is not None:
-                failure.refused = without_quoted_abilities(failure.refused, body)
+                failure.refused = without_quoted_abilities(failure.refused, fields)
             if failure.unreachable:
                 attempt.failed()
             else:
@@ -170,12 +176,21 @@ class ModelProvider:
             if response is not None:
                 await response.aclose()
 
-    async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
+    async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any] | ContentUpload) -> httpx2.Response:
         """Returns the raw response, because reading through the client takes four times as long."""
         path = "/responses" if self._uses_responses_api else "/chat/completions"
-        content = msgspec.json.encode(body)  # the client's own encoder takes ten times as long
+        if isinstance(body, ContentUpload):
+            content: bytes | ContentUpload = body
+            headers = {"content-length": str(body.size)}
+        else:
+            content, headers = msgspec.json.encode(body), {}  # the client's own encoder takes ten times as long
         response = await client.post(
-            path, content=content, cast_to=httpx2.Response, stream=True, stream_cls=AsyncStream[object]
+            path,
+            content=content,
+            options={"headers": headers},
+            cast_to=httpx2.Response,
+            stream=True,
+            stream_cls=AsyncStream[object],
         )
         return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 

@@ -12,7 +12,7 @@ from tests.scripted_provider import ScriptedProvider
 async def texts(store: Store, conversation_id: str) -> list[str]:
     """The texts that the model would be sent before the new input."""
     _, context = await store.assemble(conversation_id)
-    return [sent["content"] for sent in context.body["messages"]][:-1]
+    return [sent["content"] for sent in context.fields["messages"]][:-1]
 
 
 async def revise(

@@ -16,10 +16,10 @@ async def test_a_pinned_item_is_sent_even_if_it_is_summarized(store: Store) -> N
     _, context = await store.assemble(conversation_id)
     assert context.shown.summary is not None
     assert (context.shown.ranges[0].first, context.shown.ranges[0].count) == (ids[1], 1)
-    assert any("assistant 0 " in sent["content"] for sent in context.body["messages"])
+    assert any("assistant 0 " in sent["content"] for sent in context.fields["messages"])
     assert (await store.post(f"{conversation_id}/items/{ids[1]}/unpin")).status_code == 200
     _, context = await store.assemble(conversation_id)
-    assert not any("assistant 0 " in sent["content"] for sent in context.body["messages"])
+    assert not any("assistant 0 " in sent["content"] for sent in context.fields["messages"])
 
 
 async def test_an_old_pinned_call_is_never_sent_without_its_output(store: Store) -> None:
@@ -31,4 +31,4 @@ async def test_an_old_pinned_call_is_never_sent_without_its_output(store: Store)
     await store.api.delete(f"/v1/conversations/{conversation_id}/items/{ids[3]}")
     _, context = await store.assemble(conversation_id)
     assert "orphaned_call" in [left_out.reason for left_out in context.shown.left_out]
-    assert not any("tool_calls" in sent for sent in context.body["messages"])
+    assert not any("tool_calls" in sent for sent in context.fields["messages"])

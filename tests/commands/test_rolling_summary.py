@@ -155,7 +155,7 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     for turn in range(TURNS):
         text = f"{turn}: {questions[turn]['content']} " + "and so on " * 40
         _, context = await store.assemble(conversation_id, text)
-        sent = [sent_message["content"] for sent_message in context.body["messages"]]
+        sent = [sent_message["content"] for sent_message in context.fields["messages"]]
         assert sum(map(count, sent)) <= context.shown.tokens <= budget
         assert sent[-1] == text
         ids += await store.append(conversation_id, message(text), {**message("Indeed. " * 30), "role": "assistant"})

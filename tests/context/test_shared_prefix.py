@@ -79,7 +79,7 @@ async def chat(request: pytest.FixtureRequest) -> Chat:
 
 def messages(context: Context) -> int:
     """The number of messages or input items."""
-    return len(context.body["messages"] if "messages" in context.body else context.body["input"])
+    return len(context.fields["messages"] if "messages" in context.fields else context.fields["input"])
 
 
 def tokens_at(context: Context) -> list[int]:
@@ -127,7 +127,7 @@ async def test_after_a_changed_setting_nothing_is_shared(
 async def test_the_part_before_a_change_is_shared(chat: Chat) -> None:
     last = await chat.request(user("How are you?"))
     tools, instructions, before_question, _ = tokens_at(last)
-    system_messages = int("messages" in last.body)
+    system_messages = int("messages" in last.fields)
 
     async def shared(*input_items: Item, **fields: Any) -> SharedPrefix | None:
         changed = Chat(chat.api)
@@ -167,7 +167,7 @@ async def test_pins_are_shared_when_the_window_moves(chat: Chat) -> None:
     moved = await chat.request(user("And now?"))
     _, instructions, pins, *_ = tokens_at(moved)
     assert pins == instructions + 8
-    expected = SharedPrefix(tokens=pins, messages=int("messages" in moved.body) + 1, reason="input_changed")
+    expected = SharedPrefix(tokens=pins, messages=int("messages" in moved.fields) + 1, reason="input_changed")
     assert moved.shown.shared_prefix == expected
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -16,7 +17,7 @@ from pymongo import MongoClient
 
 from infrastructure.settings import Settings
 from tests.files.samples import PDF, data_uri, png, with_image
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.system import System
 
 WITH_PROVIDER = True
@@ -148,3 +149,44 @@ def test_large_uploads_and_bodies_at_once_take_little_memory(running: System, cl
         for done in running_work:
             done.result()
         assert largest - idle < limit, f"{work.__name__}: {(largest - idle) // MB} MB"
+
+
+@pytest.mark.parametrize("store", [True])
+def test_running_replies_do_not_hold_their_images(running: System, provider: ScriptedProvider, store: bool) -> None:
+    with OpenAI(base_url=f"{running.env['API_1_URL']}/v1", api_key="any", max_retries=0) as client:
+
+        def ask(image: bytes) -> str:
+            if store:
+                file_id = client.files.create(file=("a.png", image), purpose="vision").id
+                message: Any = with_image(file_id=file_id)
+            else:
+                message = with_image(image_url=data_uri(image))
+            return client.responses.create(input=[message], store=store).output_text
+
+        ask(png(22 * MB))
+        idle = api_memory(running)
+        answering = threading.Semaphore(0)
+        go_on = threading.Event()
+
+        def answer_late(exchange: Exchange) -> None:
+            provider.requests.clear()
+            exchange.begin_stream()
+            exchange.text_chunk("A cat.")
+            answering.release()
+            go_on.wait(120)
+            exchange.text_chunk(finish_reason="stop")
+            exchange.end_stream()
+
+        provider.script = answer_late
+        with ThreadPoolExecutor(10) as threads:
+            asked = [threads.submit(ask, png(22 * MB)) for _ in range(10)]
+            largest, running_replies = 0, 0
+            while running_replies < 10 and not any(question.done() for question in asked):
+                running_replies += answering.acquire(timeout=0.02)
+                largest = max(largest, api_memory(running))
+            held = api_memory(running)
+            go_on.set()
+        assert [question.result() for question in asked] == ["A cat."] * 10
+        figures = f"at most {(largest - idle) // MB} MB, then {(held - idle) // MB} MB"
+        assert largest - idle < (64 if store else 300) * MB, figures
+        assert held - idle < 64 * MB, figures

@@ -157,7 +157,7 @@ class Talk:
             model=MODEL, parameters={"tools": [TOOL]}, input=[(mint("msg"), item)], cache_key=self.conversation_id
         )
         context = await contexts.assemble(self.conversation_id, head.stream_version, reply_request)
-        return context.body, context.shown
+        return context.fields, context.shown
 
 
 def is_prefix(earlier: Sequence[bytes], later: Sequence[bytes]) -> bool:
