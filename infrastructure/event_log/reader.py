@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from msgspec import Struct
 from psycopg import sql
 
-from domain.content_references import ROW_BYTES
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
@@ -22,6 +22,9 @@ from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
+
+if TYPE_CHECKING:
+    from infrastructure.contents.staged_contents import StagedContents
 
 ITEMS_OF_TENANT = sql.SQL(
     "SELECT {page_columns} FROM (SELECT {columns}, sum(octet_length(state)) OVER () AS bytes FROM events"
@@ -125,18 +128,16 @@ class PrincipalReader(ConversationReader):
         super().__init__(pool, version_lookup, principal.tenant)
         self._prefix_lookup = prefix_lookup
         self.principal = principal
-        self.given_contents: dict[bytes, bytes] = {}
-        """Contents that came with the request and are not stored, by their SHA-256."""
+        self.given_contents: StagedContents | None = None
+        """Contents that came with the request and are not stored."""
 
     def readable(self, head: Head | None) -> Head | None:
         """None if the conversation does not exist or the principal may not see it."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
 
     async def content_row(self, sha256: bytes, number: int) -> bytes | None:
-        given = self.given_contents.get(sha256)
-        if given is None:
-            return await super().content_row(sha256, number)
-        return given[number * ROW_BYTES : (number + 1) * ROW_BYTES] or None
+        given = self.given_contents and self.given_contents.row(sha256, number)
+        return given or await super().content_row(sha256, number)
 
     async def conversation_of(self, response_id: str) -> str | None:
         rows = await self._rows(_CONVERSATION_OF, (self.tenant, response_id))
