@@ -17,7 +17,7 @@ from context.conversation_settings import Reader, family_of
 from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
-from context.inlined_contents import with_contents
+from context.inlined_contents import BodyWithContents, inlined_sha256, with_contents
 from context.item_counts import ItemCounts
 from context.item_tokens import counted_parameters
 from context.message_counts import MessageCounts
@@ -54,7 +54,7 @@ MAX_FAMILIES = 10_000
 class Context(Struct, frozen=True, kw_only=True):
     """A request to a provider, and its record.
 
-    `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`; empty for a transcript.
+    `body`: a BodyWithContents if it has images or files. `shown`: what is recorded of the request. `sent_ids`: the ids of the items in `body`; empty for a transcript.
     """
 
     body: dict[str, Any]
@@ -299,8 +299,8 @@ class Contexts:
 
 
 async def _with_contents(reader: Reader, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The body with the data of images and files, and the SHA-256 of this body."""
-    inlined = await with_contents(reader, body)
-    if inlined is body:
-        return body, request_sha256(body)
-    return inlined, await asyncio.to_thread(request_sha256, inlined)
+    """The body, and its SHA-256 with the data of images and files."""
+    body = with_contents(reader.content_row, body)
+    if isinstance(body, BodyWithContents):
+        return body, await inlined_sha256(body)
+    return body, request_sha256(body)

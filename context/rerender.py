@@ -3,7 +3,6 @@
 Later events do not change the result, except that deleted content can be blanked.
 """
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
@@ -25,7 +24,7 @@ from context.conversation_settings import (
 from context.deleted_content import deleted_items
 from context.forks import fork_of, lineage
 from context.history_forwards import path
-from context.inlined_contents import names_contents, with_contents, without_references
+from context.inlined_contents import BodyWithContents, inlined_sha256, with_contents, without_references
 from context.item_counts import ItemCounts
 from context.noted_items import noted_tokens
 from context.rendering import render, render_transcript, renders_transcripts, request_sha256, unsendable
@@ -84,7 +83,7 @@ async def rerender(
 ) -> Rerendered:
     """Raises psycopg.Error, UnreadableEvent and LogMoved, and what `turn` raises.
 
-    `turn`: waits for a turn to read the request's images and files, which need up to 50 MB of memory. Without
+    `turn`: waits for a turn to read the request's images and files, of up to 50 MB as base64. Without
     `with_deleted`, deleted content is blanked. Deleted items keep their places in the body.
     """
     request = requested.event
@@ -192,14 +191,14 @@ async def _rerender_transcript(
 
 async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Turn) -> bool:
     """Puts images and files back first. False if one of them is gone."""
-    if not names_contents(body):
-        return request_sha256(body) == shown.request_sha256
-    async with turn():
-        try:
-            inlined = await with_contents(reader, body)
-            return await asyncio.to_thread(request_sha256, inlined) == shown.request_sha256
-        except (ContentsTooLarge, ContentGone):
-            return False
+    try:
+        body = with_contents(reader.content_row, body)
+        if not isinstance(body, BodyWithContents):
+            return request_sha256(body) == shown.request_sha256
+        async with turn():
+            return await inlined_sha256(body) == shown.request_sha256
+    except (ContentsTooLarge, ContentGone):
+        return False
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[StoredItem]]:

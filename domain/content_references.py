@@ -45,7 +45,11 @@ class ContentReference(Struct, frozen=True):
     @property
     def inline_length(self) -> int:
         """How many characters the data has as it was sent."""
-        return len(self.before_data) + (self.size + 2) // 3 * 4
+        return len(self.before_data) + self.base64_length
+
+    @property
+    def base64_length(self) -> int:
+        return (self.size + 2) // 3 * 4
 
 
 class Slot(Struct, frozen=True):

@@ -57,6 +57,6 @@ def _image_id(slot: Slot) -> str | None:
 
 async def _data_uri(context: QueryContext, reference: ContentReference) -> str | None:
     try:
-        return reference.before_data + await encoded_content(context.dependencies.log, reference)
+        return reference.before_data + await encoded_content(context.dependencies.log.content_row, reference)
     except ContentGone:
         return None

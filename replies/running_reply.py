@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from context.models import Models
 from context.tokens import count_off_loop
 from domain.commands import Command, CompleteReply, QueueReply, RequestReply, ShowReply
-from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
+from domain.errors import ConversationNotFound, ModelFailed, Refused, ReplyIsOver, ReplyLost, ResponseNotFound
 from domain.events import InputItem, ReplyQueued, ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
@@ -210,6 +211,10 @@ class RunningReply:
         except ModelFailed as failure:
             self._ending = True
             await self._fail(failure)
+        except (Refused, psycopg.Error) as error:  # the request's images and files could not be read
+            self._ending = True
+            reported = as_api_error(error)
+            await self._fail(ModelFailed(reported.code or "refused", reported.message), error)
         except Exception as error:
             self._ending = True
             log.exception("reply_crashed", response_id=self.response_id)

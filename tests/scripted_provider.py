@@ -25,7 +25,13 @@ class Exchange(BaseHTTPRequestHandler):
         self.json(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
-        self.body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        length = int(self.headers["content-length"])
+        received = self.rfile.read(length)
+        if len(received) < length:
+            self.provider.disconnected.set()
+            self.close_connection = True
+            return
+        self.body = json.loads(received)
         self.provider.paths.append(self.path)
         self.provider.requests.append(self.body)
         try:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -16,7 +17,7 @@ from pymongo import MongoClient
 
 from infrastructure.settings import Settings
 from tests.files.samples import PDF, data_uri, png, with_image
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.system import System
 
 WITH_PROVIDER = True
@@ -148,3 +149,27 @@ def test_large_uploads_and_bodies_at_once_take_little_memory(running: System, cl
         for done in running_work:
             done.result()
         assert largest - idle < limit, f"{work.__name__}: {(largest - idle) // MB} MB"
+
+
+def test_replies_with_large_images_at_once_take_little_memory(
+    running: System, client: OpenAI, provider: ScriptedProvider
+) -> None:
+    """The model answers when it has all requests."""
+    message: Any = with_image(file_id=client.files.create(file=("a", png(12 * MB)), purpose="user_data").id)
+    client.responses.create(input=[message])
+    idle = api_memory(running)
+    all_arrived = threading.Barrier(10)
+    memory: list[int] = []
+
+    def script(exchange: Exchange) -> None:
+        if all_arrived.wait(60) == 0:
+            memory.append(api_memory(running))
+        all_arrived.wait(60)
+        exchange.stream_text("A cat.")
+
+    provider.script = script
+    with ThreadPoolExecutor(10) as threads:
+        for answer in threads.map(lambda _: client.responses.create(input=[message]), range(10)):
+            assert answer.output_text == "A cat."
+    provider.requests.clear()
+    assert max(memory) - idle < 64 * MB, f"{(max(memory) - idle) // MB} MB"

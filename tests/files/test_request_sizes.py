@@ -8,11 +8,12 @@ import pytest
 from context.inlined_contents import MAX_INLINE_BYTES
 from infrastructure.settings import Settings
 from tests.access.apis_as import Apis
+from tests.access.made_keys import execute
 from tests.commands.api_client import error_of
 from tests.files.requests import ANN, items, upload
 from tests.files.samples import data_uri, png, with_image
 from tests.log import Log
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, ScriptedProvider
 
 MB = 1024 * 1024
 
@@ -106,3 +107,28 @@ async def test_a_body_has_at_most_a_thousand_images(settings: Settings, apis: Ap
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(2,)]
     message["content"] = [{"type": "input_image", "image_url": "https://example.com/a.png"}] * 1_001
     assert (await apis.post(ANN, "/v1/conversations", {"items": [message]})).status_code == 200
+
+
+@pytest.mark.parametrize("model_api", ["chat"])
+@pytest.mark.parametrize("store", [True, False], ids=["stored", "not stored"])
+async def test_a_reply_whose_image_is_deleted_before_it_is_sent_fails(
+    settings: Settings, apis: Apis, provider: ScriptedProvider, store: bool
+) -> None:
+    """The provider refuses the request at first, and the image is deleted before the retry."""
+    file_id = await upload(apis, png(600_000))
+
+    def script(exchange: Exchange) -> None:
+        execute(settings.postgres_url, "DELETE FROM content_rows WHERE tenant_id = 'acme' AND number = 1")
+        exchange.json(500, {}, retry_after_ms="1")
+
+    provider.script = script
+    body = {"input": [with_image(file_id=file_id)], "store": store}
+    answer = await apis.post(ANN, "/v1/responses", body)
+    assert error_of(answer)[:2] == (409, "file_not_found")
+    assert len(provider.requests) == 1
+    if store:
+        recorded = (await apis.get(ANN, f"/v1/responses/{answer.json()['error']['response_id']}")).json()
+        assert recorded["status"] == "failed"
+        assert file_id in recorded["error"]["message"]
+    provider.script = lambda exchange: exchange.stream_text("Hello.")
+    assert (await apis.reply(ANN, "Hi"))["status"] == "completed"
