@@ -75,7 +75,7 @@ def may_have_contents(raw: bytes) -> bool:
 async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
     """The body with references in place of data and ids.
 
-    `size`: of the body as JSON text. `max_bytes`: the maximum for what remains. Raises ApiError (400, 404, 413).
+    `size`: of the body as JSON text. `max_bytes`: the maximum for what remains. Raises ApiError (400, 404, 413) and NoSpace.
     """
     given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
     found = [slot for slot in slots(given) if _file_id(slot) or not _is_elsewhere(slot)]
@@ -110,7 +110,7 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
     if keep == "stored":
         await contents.store.keep(contents.principal.tenant, by_hash)
     elif keep == "request":
-        contents.reader.given_contents.update(by_hash)
+        await asyncio.to_thread(contents.reader.given_contents.add, by_hash)
     return {**body, **with_slots(given, partial(_with_reference, taken))}
 
 

@@ -1,5 +1,6 @@
 """The readers of the log: `EventReader` for the process itself, and `PrincipalReader` for a request."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -7,8 +8,8 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
-from domain.content_references import ROW_BYTES
 from infrastructure.access.principal import Principal
+from infrastructure.contents.given_contents import GivenContents
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.conversation_reader import ConversationReader
@@ -125,18 +126,18 @@ class PrincipalReader(ConversationReader):
         super().__init__(pool, version_lookup, principal.tenant)
         self._prefix_lookup = prefix_lookup
         self.principal = principal
-        self.given_contents: dict[bytes, bytes] = {}
-        """Contents that came with the request and are not stored, by their SHA-256."""
+        self.given_contents = GivenContents()
+        """Contents that came with the request and are not stored."""
 
     def readable(self, head: Head | None) -> Head | None:
         """None if the conversation does not exist or the principal may not see it."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
 
     async def content_row(self, sha256: bytes, number: int) -> bytes | None:
-        given = self.given_contents.get(sha256)
-        if given is None:
+        if sha256 not in self.given_contents:
             return await super().content_row(sha256, number)
-        return given[number * ROW_BYTES : (number + 1) * ROW_BYTES] or None
+        await asyncio.sleep(0)  # other requests are served between two rows
+        return self.given_contents.row(sha256, number)
 
     async def conversation_of(self, response_id: str) -> str | None:
         rows = await self._rows(_CONVERSATION_OF, (self.tenant, response_id))
