@@ -1,6 +1,5 @@
 """Routes of commands. A route makes a CommandContext. The handler appends its command through this context."""
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from commands.content_intake import Contents, Keep, may_have_contents, take_contents
+from commands.content_intake import Contents, Keep, TakenBody, keep_contents, may_have_contents, take_data
 from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
@@ -44,6 +43,7 @@ from infrastructure.http import shapes
 from infrastructure.http.body import (
     MAX_BODY_BYTES,
     MAX_READ_BYTES,
+    LargeBodies,
     check_content_type,
     parse_json,
     read_body,
@@ -96,8 +96,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     sockets: OpenSockets
     api_keys: KeyStore
     files: FileStore
-    large_bodies: asyncio.Semaphore
-    """Large bodies are parsed one at a time, because each takes several times its size in memory."""
+    large_bodies: LargeBodies
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
@@ -310,21 +309,23 @@ def command_route(
             limit = max_bytes if max_bytes <= MAX_BODY_BYTES else MAX_READ_BYTES
             received = b"" if streamed else await read_body(request, limit)
             if isinstance(received, bytes):
-                context, arguments = await prepare(request, received, allowance)
+                context, arguments, taken = await prepare(request, received, allowance)
             else:
+                dependencies: ProcessDependencies = request.app.state.dependencies
                 with closing(received):
-                    dependencies: ProcessDependencies = request.app.state.dependencies
-                    async with dependencies.large_bodies:
-                        context, arguments = await prepare(request, received.read(), allowance)
-            try:
-                return await handler(context, *arguments)
-            except REFUSALS:
-                repeated = await _answer_meanwhile(context) if keeps_answer else None
-                if repeated is None:
-                    raise
-                return repeated
+                    async with dependencies.large_bodies.turn():
+                        context, arguments, taken = await prepare(request, received.read(), allowance)
+            if body is not None and taken is not None:
+                arguments.append(await validated(context, body, taken))
+            if keeps_answer:
+                return await _answer_or_repeat(handler, context, *arguments)
+            return await handler(context, *arguments)
 
-        async def prepare(request: Request, raw: bytes, allowance: Allowance) -> tuple[CommandContext, list[Any]]:
+        async def prepare(
+            request: Request, raw: bytes, allowance: Allowance
+        ) -> tuple[CommandContext, list[Any], TakenBody | None]:
+            """Everything that needs the bytes of the body."""
+            taken: TakenBody | None = None
             arguments: list[Any] = [*path_ids(request, names)]
             # The same idempotency key with another query is refused.
             sent = raw if query is None else request.scope["query_string"]
@@ -338,9 +339,12 @@ def command_route(
             elif body is not None:
                 if raw:
                     check_content_type(request.headers)
-                is_absent = not raw and not body_required
-                arguments.append(None if is_absent else await validated(context, body, raw, max_bytes, keep))
-            return context, arguments
+                if raw or body_required:
+                    parsed = parse_body(raw, max_bytes)
+                    taken = await take_body(context, parsed, max_bytes, keep)
+                else:
+                    arguments.append(None)
+            return context, arguments, taken
 
         operation = Operation(
             parameters=(
@@ -374,31 +378,54 @@ def command_route(
     return register
 
 
-async def validated(
+class ParsedBody(Struct, frozen=True):
+    """`size`: of the JSON text. `has_contents`: whether it may have images or files."""
+
+    value: Any
+    size: int
+    has_contents: bool
+
+
+def parse_body(raw: bytes, max_bytes: int) -> ParsedBody:
+    """`max_bytes`: the maximum for a body without images and files. Raises ApiError (400, 413)."""
+    has_contents = may_have_contents(raw)
+    if len(raw) > max_bytes and not has_contents:
+        raise too_large(max_bytes)
+    return ParsedBody(parse_json(raw), len(raw), has_contents)
+
+
+async def take_body(
     context: CommandContext,
-    model: type[Model],
-    raw: bytes,
+    parsed: ParsedBody,
     max_bytes: int,
     keep: Callable[[SharedDependencies, Any], Keep] = lambda _, __: "stored",
-) -> Model:
-    """The body, with references in place of images and files. Raises ApiError (400, 404, 413).
+) -> TakenBody:
+    """Takes the data of images and files out of the body. Needs no store. Raises ApiError (400, 413) and NoSpace.
 
     `max_bytes`: the maximum for what remains in the body.
     """
-    size = len(raw)
-    has_contents = may_have_contents(raw)
-    if size > max_bytes and not has_contents:
-        raise too_large(max_bytes)
-    value = parse_json(raw)
-    del raw
-    if has_contents:
-        kept = keep(context.dependencies, value)
-        value = await take_contents(context.contents, value, size=size, max_bytes=max_bytes, keep=kept)
-    return validate(model, value)
+    if not parsed.has_contents:
+        return TakenBody(parsed.value)
+    kept = keep(context.dependencies, parsed.value)
+    return await take_data(context.contents, parsed.value, size=parsed.size, max_bytes=max_bytes, keep=kept)
+
+
+async def validated(context: CommandContext, model: type[Model], taken: TakenBody) -> Model:
+    """Stores the data, and returns the body. Raises ApiError (400, 404) and NoSpace."""
+    return validate(model, await keep_contents(context.contents, taken))
 
 
 def _tag(path: str) -> str:
     return next((tag for tag in ("items", "responses", "chat", "files", "keys") if f"/{tag}" in path), "conversations")
+
+
+async def _answer_or_repeat(handler: Handler, context: CommandContext, *arguments: Any) -> Response:
+    try:
+        return await handler(context, *arguments)
+    except REFUSALS:
+        if (repeated := await _answer_meanwhile(context)) is None:
+            raise
+        return repeated
 
 
 async def _answer_meanwhile(context: CommandContext) -> Response | None:

@@ -1,4 +1,7 @@
-"""Puts references in the place of images and files in a request's body. Refuses references that clients send."""
+"""Puts references in the place of images and files in a request's body. Refuses references that clients send.
+
+`take_data` needs memory for the data, and no store. `keep_contents` then needs the stores, and little memory.
+"""
 
 import asyncio
 import base64
@@ -6,7 +9,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, Literal, NoReturn
 
 from msgspec import Struct
@@ -23,6 +26,7 @@ from domain.content_references import (
 )
 from infrastructure.access.principal import Principal
 from infrastructure.contents.file_store import FileStore
+from infrastructure.contents.given_contents import GivenContents
 from infrastructure.contents.media_types import HEAD_BYTES, contradicts, plain_type
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.http.errors import ApiError
@@ -58,13 +62,21 @@ class Contents(Struct, frozen=True):
     store: FileStore
 
 
+class TakenBody(Struct, frozen=True):
+    """`value`: a body with references in place of its data. Ids of files are still in it.
+
+    `data`: what is to be stored. `references`: of data that stands beside the id of a file, by the slot's path.
+    """
+
+    value: Any
+    data: GivenContents | None = None
+    references: Mapping[str, ContentReference] = MappingProxyType({})
+    has_ids: bool = False
+
+
 class _Data(Struct, frozen=True):
     reference: ContentReference
     data: bytes
-
-
-_Taken = dict[int, FoundFile]
-"""By `id(slot.owner)`."""
 
 
 def may_have_contents(raw: bytes) -> bool:
@@ -72,12 +84,12 @@ def may_have_contents(raw: bytes) -> bool:
     return any(sign in raw for sign in _SIGNS) or (b"\\u00" in raw and _ESCAPED_LETTER.search(raw) is not None)
 
 
-async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
-    """The body with references in place of data and ids.
+async def take_data(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> TakenBody:
+    """Takes the data out of the body, one image or file after the other.
 
-    `size`: of the body as JSON text. `max_bytes`: the maximum for what remains. Raises ApiError (400, 404, 413) and NoSpace.
+    `size`: of the body as JSON text. `max_bytes`: the maximum for what remains. Raises ApiError (400, 413) and NoSpace.
     """
-    given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
+    given = _with_slots_in(body)
     found = [slot for slot in slots(given) if _file_id(slot) or not _is_elsewhere(slot)]
     if len(found) > MAX_CONTENTS:
         message = f"The body has more than {MAX_CONTENTS} images and files."
@@ -90,46 +102,70 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
             _refuse(slot, "filename", f"it has more than {MAX_FILENAME_BYTES} bytes")
     if len({id(slot.owner) for slot in found}) < len(found):
         _refuse(found[0], found[0].name, "a part may have only one image or file")
-    inline = {id(slot.owner): data for slot in found if (data := await _inline_data(contents.principal.tenant, slot))}
-    ids = {id(slot.owner): file_id for slot in found if (file_id := _file_id(slot)) is not None}
-    taken_bytes = sum(data.reference.inline_length for data in inline.values()) if keep != "inline" else 0
+    kept = contents.reader.given_contents if keep == "request" else GivenContents()
+    references: dict[str, ContentReference] = {}
+    changed: dict[int, Mapping[str, Any]] = {}
+    for slot in found:
+        data = await _inline_data(contents.principal.tenant, slot)
+        if data is None:
+            continue
+        references[slot.path] = data.reference
+        if keep == "inline":
+            continue
+        await asyncio.to_thread(kept.add, data.reference.sha256, data.data)
+        if _file_id(slot) is not None:
+            changed[id(slot.owner)] = {**slot.owner, slot.name: data.reference.text}
+        else:
+            changed[id(slot.owner)] = _with_file(slot, FoundFile(data.reference, None))
+    taken_bytes = sum(reference.inline_length for reference in references.values()) if keep != "inline" else 0
     if size - taken_bytes > max_bytes:
         message = f"The body is larger than {max_bytes} bytes, without the images and files in it."
         raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
-    if not inline and not ids:
-        return body
-    files = await find_files(contents.reader, contents.store, set(ids.values()))
-    taken: _Taken = {}
-    for slot in found:
-        data, file_id = inline.get(id(slot.owner)), ids.get(id(slot.owner))
-        if file_id is not None:
-            taken[id(slot.owner)] = _checked_file(slot, file_id, files.get(file_id), data)
-        elif data is not None and keep != "inline":
-            taken[id(slot.owner)] = FoundFile(data.reference, None)
-    by_hash = {data.reference.sha256: data.data for data in inline.values()}
-    if keep == "stored":
-        await contents.store.keep(contents.principal.tenant, by_hash)
-    elif keep == "request":
-        await asyncio.to_thread(contents.reader.given_contents.add, by_hash)
-    return {**body, **with_slots(given, partial(_with_reference, taken))}
+    has_ids = any(_file_id(slot) is not None for slot in found)
+    value = {**body, **_with_owners(given, changed)} if changed else body
+    return TakenBody(value, kept if changed and keep == "stored" else None, references, has_ids)
 
 
-def _checked_file(slot: Slot, file_id: str, file: FoundFile | None, data: _Data | None) -> FoundFile:
-    """`data`: what is in the slot beside the id. Raises ApiError (400, 404)."""
+async def keep_contents(contents: Contents, taken: TakenBody) -> Any:
+    """Stores the data. Returns the body with references also in place of ids. Raises ApiError (400, 404) and NoSpace."""
+    value = taken.value
+    if taken.has_ids:
+        given = _with_slots_in(value)
+        found = [(slot, file_id) for slot in slots(given) if (file_id := _file_id(slot)) is not None]
+        files = await find_files(contents.reader, contents.store, {file_id for _, file_id in found})
+        changed: dict[int, Mapping[str, Any]] = {}
+        for slot, file_id in found:
+            file = _checked_file(slot, file_id, files.get(file_id), taken.references.get(slot.path))
+            changed[id(slot.owner)] = _with_file(slot, file)
+        value = {**value, **_with_owners(given, changed)}
+    if taken.data is not None:
+        await contents.store.keep(contents.principal.tenant, taken.data)
+    return value
+
+
+def _with_slots_in(body: Any) -> dict[str, Any]:
+    return {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
+
+
+def _with_owners(given: dict[str, Any], changed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """`changed`: new owners of slots, by the `id` of the owner."""
+    with_changed: dict[str, Any] = with_slots(given, lambda slot: changed.get(id(slot.owner), slot.owner))
+    return with_changed
+
+
+def _checked_file(slot: Slot, file_id: str, file: FoundFile | None, data: ContentReference | None) -> FoundFile:
+    """`data`: of what is in the slot beside the id. Raises ApiError (400, 404)."""
     param = _param(slot, _id_field(slot))
     if file is None:
         raise ApiError(404, f"There is no file {file_id}.", code="file_not_found", param=param)
-    if data is not None and data.reference.sha256 != file.reference.sha256:
+    if data is not None and data.sha256 != file.reference.sha256:
         _refuse(slot, slot.name, "its data is not that of the `file_id`")
     if slot.is_image and not (file.reference.label or "").lower().startswith("image/"):
         _refuse(slot, _id_field(slot), "the file is no image")
     return file
 
 
-def _with_reference(taken: _Taken, slot: Slot) -> Mapping[str, Any]:
-    file = taken.get(id(slot.owner))
-    if file is None:
-        return slot.owner
+def _with_file(slot: Slot, file: FoundFile) -> Mapping[str, Any]:
     replaced = slot.name if slot.name in slot.owner else "file_id"
     changed = {
         slot.name if name == replaced else name: file.reference.text if name == replaced else value

@@ -13,7 +13,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from commands.command_route import CommandContext, ProcessDependencies, command_context
-from commands.content_intake import Keep, may_have_contents, take_contents
+from commands.content_intake import Keep, keep_contents, may_have_contents, take_data
 from commands.open_sockets import EndReason, OpenSocket
 from commands.request_reply import check_body, keeps_running, request_reply
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, is_stored
@@ -147,9 +147,8 @@ class _ResponseSocket:
         if may_have_contents(raw):
             # The data of an unstored reply stays in its items, because the next reply may continue from it.
             keep: Keep = "stored" if is_stored(fields) else "inline"
-            fields = await take_contents(
-                context.contents, fields, size=len(raw), max_bytes=MAX_REQUEST_BYTES, keep=keep
-            )
+            taken = await take_data(context.contents, fields, size=len(raw), max_bytes=MAX_REQUEST_BYTES, keep=keep)
+            fields = await keep_contents(context.contents, taken)
         body = create_parameters(fields)
         check_body(body)
         reply = await request_reply(context, body)

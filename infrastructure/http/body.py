@@ -3,9 +3,12 @@
 Content types other than JSON are refused, because a web page could send some of these without a preflight.
 """
 
+import asyncio
 import json
 import re
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,6 +30,9 @@ MAX_READ_BYTES = 48 * 1024 * 1024
 
 LARGE_BODY_BYTES = 8 * 1024 * 1024
 """A larger body waits on disk until it can be parsed."""
+
+LARGE_BODY_WAIT_SECONDS = 30.0
+"""A large body takes about a second to parse."""
 
 MAX_DEPTH = 64
 """Levels of values, counted from 1 for the body."""
@@ -75,6 +81,28 @@ class LargeBody:
 
     def close(self) -> None:
         self._file.close()
+
+
+class LargeBodies:
+    """Large bodies are parsed one at a time, because each takes several times its size in memory."""
+
+    def __init__(self, wait_seconds: float = LARGE_BODY_WAIT_SECONDS) -> None:
+        self._wait_seconds = wait_seconds
+        self._turn = asyncio.Semaphore(1)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Use no store and wait for no client in a turn. Raises ApiError (503) if none begins in time."""
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            message = "Too many large bodies are being read. Retry, or send less."
+            raise ApiError(503, message, code="too_many_large_bodies") from error
+        try:
+            yield
+        finally:
+            self._turn.release()
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes | LargeBody:
