@@ -341,6 +341,7 @@ def command_route(
                     check_content_type(request.headers)
                 if raw or body_required:
                     parsed = parse_body(raw, max_bytes)
+                    del raw, sent
                     taken = await take_body(context, parsed, max_bytes, keep)
                 else:
                     arguments.append(None)

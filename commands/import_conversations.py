@@ -202,6 +202,7 @@ async def _read_line(context: CommandContext, line: bytes) -> tuple[TakenBody, b
     """The line, and its SHA-256."""
     line_hash = shapes.sha256(line)
     parsed = parse_body(line, MAX_ITEMS_BODY_BYTES)
+    del line
     return await take_body(context, parsed, MAX_ITEMS_BODY_BYTES), line_hash
 
 

@@ -140,11 +140,11 @@ def test_large_uploads_and_bodies_at_once_take_little_memory(running: System, cl
         message: Any = with_image(image_url=data_uri(png(32 * MB)))
         client.conversations.items.create(conversation.id, items=[message])
 
-    for work, limit in ((upload, 64 * MB), (append, 300 * MB)):
+    for work, count, limit in ((upload, 10, 64 * MB), (append, 1, 4 * 43 * MB), (append, 10, 300 * MB)):
         largest = 0
         with ThreadPoolExecutor(10) as threads:
-            running_work = [threads.submit(work, number) for number in range(10)]
-            while wait(running_work, 0.02).done != set(running_work):
+            running_work = [threads.submit(work, number) for number in range(count)]
+            while wait(running_work, 0.005).done != set(running_work):
                 largest = max(largest, api_memory(running))
         for done in running_work:
             done.result()
