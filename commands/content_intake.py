@@ -26,9 +26,9 @@ from domain.content_references import (
 )
 from infrastructure.access.principal import Principal
 from infrastructure.contents.file_store import FileStore
-from infrastructure.contents.given_contents import GivenContents
 from infrastructure.contents.media_types import HEAD_BYTES, contradicts, plain_type
 from infrastructure.event_log.reader import PrincipalReader
+from infrastructure.given_contents import GivenContents
 from infrastructure.http.errors import ApiError
 from infrastructure.http.multipart import MAX_FILE_BYTES
 from infrastructure.ids import FILE, is_id

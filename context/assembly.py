@@ -300,7 +300,7 @@ class Contexts:
 
 async def _with_contents(reader: Reader, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The body, and its SHA-256 with the data of images and files."""
-    body = with_contents(reader.content_row, body)
+    body = with_contents(reader, body)
     if isinstance(body, BodyWithContents):
         return body, await inlined_sha256(body)
     return body, request_sha256(body)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from context.conversation_settings import Reader
 from domain.content_references import (
     ROW_BYTES,
     ContentReference,
@@ -74,12 +75,12 @@ class InlinedText:
             yield text
 
 
-def with_contents(read_row: ReadRow, body: Body) -> Body:
+def with_contents(reader: Reader, body: Body) -> Body:
     """A BodyWithContents if the body has references. Raises ContentsTooLarge."""
     found = references(body[_messages_of(body)])
     if sum(reference.inline_length for reference in found) > MAX_INLINE_BYTES:
         raise ContentsTooLarge(MAX_INLINE_BYTES)
-    return BodyWithContents(body, read_row) if found else body
+    return BodyWithContents(body, reader.content_row) if found else body
 
 
 async def inlined_sha256(body: BodyWithContents) -> bytes:

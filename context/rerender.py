@@ -192,7 +192,7 @@ async def _rerender_transcript(
 async def _matches(reader: Reader, body: dict[str, Any], shown: Shown, turn: Turn) -> bool:
     """Puts images and files back first. False if one of them is gone."""
     try:
-        body = with_contents(reader.content_row, body)
+        body = with_contents(reader, body)
         if not isinstance(body, BodyWithContents):
             return request_sha256(body) == shown.request_sha256
         async with turn():

@@ -11,9 +11,9 @@ from psycopg.rows import class_row
 from domain.content_references import ROW_BYTES, ContentReference
 from infrastructure.access.principal import Principal
 from infrastructure.contents.content_store import keep_content
-from infrastructure.contents.given_contents import GivenContents
 from infrastructure.contents.staged_content import StagedContent
 from infrastructure.event_log.append_request import KeyReused
+from infrastructure.given_contents import GivenContents
 from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
 

@@ -4,17 +4,10 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, ENOSPC
 from typing import IO
 
 from infrastructure.contents.media_types import HEAD_BYTES
-
-
-class NoSpace(Exception):
-    """There is no space for a file on the disk of this process."""
-
-    def __init__(self) -> None:
-        super().__init__("There is no space for the file.")
+from infrastructure.disk_space import no_space
 
 
 class StagedContent:
@@ -52,14 +45,3 @@ def staged_content() -> Iterator[StagedContent]:
     """The file has no name, so it is also gone if the process dies."""
     with tempfile.TemporaryFile() as file:
         yield StagedContent(file)
-
-
-@contextmanager
-def no_space() -> Iterator[None]:
-    """Raises NoSpace if the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (ENOSPC, EDQUOT, EFBIG):
-            raise NoSpace from error
-        raise

@@ -9,7 +9,6 @@ from msgspec import Struct
 from psycopg import sql
 
 from infrastructure.access.principal import Principal
-from infrastructure.contents.given_contents import GivenContents
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.conversation_reader import ConversationReader
@@ -20,6 +19,7 @@ from infrastructure.event_log.prefix_lookup import PrefixLookup
 from infrastructure.event_log.recorded import Recorded, recorded_of
 from infrastructure.event_log.tenant_end import TenantEndLookup
 from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
+from infrastructure.given_contents import GivenContents
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool

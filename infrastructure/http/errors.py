@@ -39,7 +39,7 @@ from domain.errors import (
     TooManyQueued,
 )
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, InvalidSubject, NotPermitted
-from infrastructure.contents.staged_content import NoSpace
+from infrastructure.disk_space import NoSpace
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.limits.refusals import OverLimit

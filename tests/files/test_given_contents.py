@@ -6,7 +6,7 @@ import os
 import pytest
 
 from domain.content_references import ROW_BYTES
-from infrastructure.contents.given_contents import MAX_MEMORY_BYTES, GivenContents
+from infrastructure.given_contents import MAX_MEMORY_BYTES, GivenContents
 
 
 @pytest.mark.parametrize("factor", [1, MAX_MEMORY_BYTES // ROW_BYTES], ids=["in memory", "on disk"])

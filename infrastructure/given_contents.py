@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Final
 
 from domain.content_references import ROW_BYTES
-from infrastructure.contents.staged_content import no_space
+from infrastructure.disk_space import no_space
 
 MAX_MEMORY_BYTES: Final = 1024 * 1024
 """More than this is on disk, because a slow database or model keeps requests waiting."""
