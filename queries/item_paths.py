@@ -208,8 +208,12 @@ def _any_of(tenant: str, ranges: list[ItemRange], condition: Callable[[ItemRange
     selections: list[Document] = []
     for _, group in groupby(ranges, key=lambda each: (each.conversation_id, each.version)):
         first, *others = group
-        places = [each.place_filter for each in (first, *others)]
+        branch_filters = [each.place_filter for each in (first, *others)]
         selections.append(
-            {**first.segment_filter(tenant), **condition(first), **({"$or": places} if others else places[0])}
+            {
+                **first.segment_filter(tenant),
+                **condition(first),
+                **({"$or": branch_filters} if others else branch_filters[0]),
+            }
         )
     return selections[0] if len(selections) == 1 else {"$or": selections}
