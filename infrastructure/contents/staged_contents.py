@@ -18,16 +18,16 @@ class StagedContents:
 
     def __init__(self) -> None:
         self._file = SpooledTemporaryFile(MAX_MEMORY_BYTES)  # noqa: SIM115 - closed with this object
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._extents: dict[bytes, tuple[int, int]] = {}
         self.close = weakref.finalize(self, self._file.close)
 
     @property
     def sizes(self) -> dict[bytes, int]:
-        return {sha256: size for sha256, (_, size) in self._places.items()}
+        return {sha256: size for sha256, (_, size) in self._extents.items()}
 
     def add(self, sha256: bytes, data: bytes) -> None:
         """Raises NoSpace."""
-        if sha256 in self._places:
+        if sha256 in self._extents:
             return
         with no_space():
             start = self._file.seek(0, SEEK_END)
@@ -35,11 +35,11 @@ class StagedContents:
                 self._file.rollover()
             self._file.write(data)
             self._file.flush()
-        self._places[sha256] = start, len(data)
+        self._extents[sha256] = start, len(data)
 
     def row(self, sha256: bytes, number: int) -> bytes | None:
         """As `content_row` of a reader. None if the content is not here."""
-        start, size = self._places.get(sha256, (0, 0))
+        start, size = self._extents.get(sha256, (0, 0))
         if number * ROW_BYTES >= size:
             return None
         self._file.seek(start + number * ROW_BYTES)

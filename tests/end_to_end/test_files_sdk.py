@@ -180,15 +180,15 @@ def test_running_replies_do_not_hold_their_images(running: System, provider: Scr
 
         provider.script = answer_late
         with ThreadPoolExecutor(10) as threads:
-            asked = [threads.submit(ask, each) for each in questions]
+            replies = [threads.submit(ask, each) for each in questions]
             largest, running_replies = 0, 0
-            while running_replies < 10 and not any(each.done() for each in asked):
+            while running_replies < 10 and not any(each.done() for each in replies):
                 running_replies += answering.acquire(timeout=0.02)
                 largest = max(largest, api_memory(running))
-            held = api_memory(running)
+            while_running = api_memory(running)
             go_on.set()
-        assert [each.result() for each in asked] == ["A cat."] * 10
-        figures = f"at most {(largest - idle) // MB} MB, then {(held - idle) // MB} MB"
+        assert [each.result() for each in replies] == ["A cat."] * 10
+        figures = f"at most {(largest - idle) // MB} MB, then {(while_running - idle) // MB} MB"
         # After a body of 30 MB was parsed, the process keeps some of the freed memory.
-        assert held - idle < (64 if store else 200) * MB, figures
+        assert while_running - idle < (64 if store else 200) * MB, figures
         assert largest - idle < (64 if store else 300) * MB, figures

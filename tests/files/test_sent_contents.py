@@ -71,7 +71,7 @@ async def test_the_text_is_that_of_the_body_with_the_data(settings: Settings, ap
     async with make_pool(settings.postgres_url) as pool:
         sent = BodyWithContents(EventReader(pool).of_tenant("acme"), body(reference.text))
         text = b"".join([part async for part in sent])
-        whole = body(data_uri(data, label))
-        assert json.loads(text) == whole
+        inlined = body(data_uri(data, label))
+        assert json.loads(text) == inlined
         assert sent.size == len(text)
-        assert await sent.sha256() == request_sha256(whole)
+        assert await sent.sha256() == request_sha256(inlined)
