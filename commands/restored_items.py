@@ -6,7 +6,6 @@ from starlette.responses import Response
 
 from commands.access import readable_conversation
 from commands.command_route import CommandContext, command_route
-from context.conversation_settings import settings_at
 from context.deleted_content import deleted_items
 from context.forks import read_path
 from domain.commands import RestoreItem
@@ -39,13 +38,8 @@ async def restore_item(context: CommandContext, conversation_id: str, item_id: s
     def answer(_: Appended) -> bytes:
         return as_output(item_id, found.event.item)
 
-    unpins = item_id in (await settings_at(reader, conversation_id, version)).pinned
-    command = RestoreItem(
-        item_id=item_id,
-        inherited=found.inherited,
-        response_id=None if found.inherited else found.event.response_id,
-        unpins=unpins,
-    )
+    response_id = None if found.inherited else found.event.response_id
+    command = RestoreItem(item_id=item_id, inherited=found.inherited, response_id=response_id)
     return await context.execute(conversation_id, command, answer)
 
 

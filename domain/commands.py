@@ -138,15 +138,11 @@ class RetractItem(Command, frozen=True, kw_only=True):
 
 
 class RestoreItem(Command, frozen=True, kw_only=True):
-    """Undoes the retraction of an item. If the item was pinned, it is not pinned again.
-
-    `unpins`: also append ItemUnpinned, because the newest event about pins still lists the item.
-    """
+    """Undoes the retraction of an item. If the item was pinned, it is not pinned again."""
 
     item_id: str
     inherited: KnownItem | None = None
     response_id: str | None = None
-    unpins: bool = False
 
     @property
     def row_keys(self) -> tuple[str, ...]:

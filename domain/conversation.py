@@ -73,6 +73,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     retracted_at  the version at which an item was last retracted or restored
     summarized_at the version at which a summary was last made, undone or redone
     title_items   the items that a model's title was made from; empty unless a model wrote the title
+    retracted_pins  items that the newest event about pins lists, and that were retracted after it
     """
 
     id: str
@@ -97,6 +98,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     queued: tuple[str, ...] = ()
     interrupting: str | None = None
     pinned: tuple[str, ...] = ()
+    retracted_pins: tuple[str, ...] = ()
     items: int = 0
     replies: int = 0
     retracted_at: int = 0
@@ -196,17 +198,20 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ReplyDeleted():
             return replace(state, version=version, replies=state.replies - 1)
         case ItemRetracted():
+            pinned = _without(state.pinned, event.item_id)
+            is_pin = pinned != state.pinned
             return replace(
                 state,
                 version=version,
-                pinned=_without(state.pinned, event.item_id),
+                pinned=pinned,
+                retracted_pins=(*state.retracted_pins, event.item_id) if is_pin else state.retracted_pins,
                 items=state.items - (not event.inherited),
                 retracted_at=version,
             )
         case ItemRestored():
             return replace(state, version=version, items=state.items + (not event.inherited), retracted_at=version)
         case ItemPinned() | ItemUnpinned():
-            return replace(state, version=version, pinned=event.pinned)
+            return replace(state, version=version, pinned=event.pinned, retracted_pins=())
         case ContextCompacted() | CompactionUndone() | CompactionRedone():
             return replace(state, version=version, summarized_at=version)
         case ConversationShared() | ConversationUnshared():

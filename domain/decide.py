@@ -303,7 +303,7 @@ def _restore(state: Conversation, command: RestoreItem, known_items: Mapping[str
         return ()
     restored = ItemRestored(item_id=command.item_id, branch=item.branch, depth=item.depth, inherited=item.inherited)
     unpinned = ItemUnpinned(item_id=command.item_id, pinned=state.pinned)
-    return (restored, unpinned) if command.unpins else (restored,)
+    return (restored, unpinned) if command.item_id in state.retracted_pins else (restored,)
 
 
 def _pin(state: Conversation, command: PinItem, item: KnownItem | None) -> tuple[Event, ...]:

@@ -25,7 +25,7 @@ SNAPSHOT_EVERY = 250
 _STREAM_BYTES = 1_500
 """The texts in the state are not included."""
 
-SNAPSHOT_FORMAT_BYTE = b"\x04"
+SNAPSHOT_FORMAT_BYTE = b"\x05"
 """A MessagePack map of `Stream` by field name. Other formats are ignored."""
 
 

@@ -345,7 +345,21 @@ def test_a_retracted_item_can_be_restored() -> None:
     given(*events, retracted).when(restore).then(restored)
     given(*events, retracted, restored).when(restore).then()
     unpinned = ItemUnpinned(item_id="msg_1", pinned=())
-    given(*events, pinned, retracted).when(RestoreItem(item_id="msg_1", unpins=True)).then(restored, unpinned)
+    given(*events, pinned, retracted).when(restore).then(restored, unpinned)
+    given(*events, pinned, unpinned, retracted).when(restore).then(restored)
+    given(*events, pinned, retracted, restored, unpinned, retracted).when(restore).then(restored)
+    given(*events, retracted, restored, pinned, retracted).when(restore).then(restored, unpinned)
+    other = ItemPinned(item_id="msg_2", branch=0, depth=2, pinned=("msg_2",))
+    given(*events, appended("msg_2", 2, "msg_1"), pinned, retracted, other).when(restore).then(restored)
+    inherited = KnownItem(depth=1, inherited=True)
+    fork = started(
+        forked_from=Fork(conversation_id="conv_0", item_id="msg_1", version=3, depth=1), pinned=("msg_1", "msg_0")
+    )
+    gone = ItemRetracted(item_id="msg_1", branch=0, depth=1, inherited=True)
+    given(fork, gone).when(RestoreItem(item_id="msg_1", inherited=inherited)).then(
+        ItemRestored(item_id="msg_1", branch=0, depth=1, inherited=True),
+        ItemUnpinned(item_id="msg_1", pinned=("msg_0",)),
+    )
     given(*events).when(RestoreItem(item_id="msg_2")).refused(ItemNotFound)
     given(*events, retracted, ConversationDeleted()).when(restore).refused(ConversationNotFound)
     answer = ItemRetracted(item_id="msg_a", branch=0, depth=2)

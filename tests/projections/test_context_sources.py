@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from context.assembly import Context, Contexts, SharedContexts
 from context.choice import ReplyRequest
-from context.conversation_settings import Reader, settings_at
+from context.conversation_settings import Reader
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
 from context.snapshot_from_log import snapshot_from_log, snapshot_of
@@ -158,23 +158,13 @@ class History:
 
     async def _restore(self) -> None:
         if self._retracted:
-            await self._execute(await self._restoring(self.random.choice(self._retracted)))
-
-    async def _restoring(self, item_id: str) -> RestoreItem:
-        head = await self._reader.head(self.conversation_id)
-        assert head is not None
-        settings = await settings_at(self._reader, self.conversation_id, head.version)
-        inherited = self._inherited.get(item_id)
-        return RestoreItem(item_id=item_id, inherited=inherited, unpins=item_id in settings.pinned)
+            await self._execute(RestoreItem(item_id=self.random.choice(self._retracted)))
 
     async def _change_inherited(self) -> None:
         """The other conversations keep the item as it is."""
         item_id, inherited = self.random.choice([*self._inherited.items()])
         command = self.random.choice((PinItem, UnpinItem, RetractItem, RestoreItem))
-        if command is RestoreItem:
-            await self._execute(await self._restoring(item_id))
-        else:
-            await self._execute(command(item_id=item_id, inherited=inherited))
+        await self._execute(command(item_id=item_id, inherited=inherited))
 
     async def _change_origin(self) -> None:
         command = self.random.choice((RetractItem, RetractItem, RestoreItem))
