@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from context.branch_paths import active_branches, branches_to, opening_of
-from context.conversation_settings import settings_at
+from context.conversation_settings import retracted_by, settings_at
 from context.pinned_items import appended_on_path
 from domain.commands import StartConversation
 from domain.events import ConversationStarted, Fork, HeadMoved, InheritedSummary, ItemAppended, Leaf, PathBranch
@@ -32,12 +32,15 @@ async def fork_at(context: CommandContext, origin: Fork, family: str) -> StartCo
 
     `family`: the first conversation in the chain of forks. The fork is in the same partition.
 
-    The fork gets the origin's settings at `origin.version`, but only the pins and the summary that lie on its path.
+    The fork gets the origin's settings at `origin.version`, but only the pins and the summary that lie on its path. A
+    pin that a retraction took from the origin does not come back in the fork when the item is restored.
     """
     reader = context.dependencies.reader
     path = origin.branches or (PathBranch(0, origin.depth, origin.version),)
     settings = await settings_at(reader, origin.conversation_id, origin.version, path)
-    pinned = (await appended_on_path(reader, origin_of(origin), settings.pinned)).rows
+    on_path = (await appended_on_path(reader, origin_of(origin), settings.pinned)).rows
+    own_events = await reader.items(origin.conversation_id, list(on_path), until=origin.version) if on_path else ()
+    pinned = on_path.keys() - retracted_by(own_events)
     summary = None
     if settings.compaction is not None and settings.compaction[1].depth <= origin.depth:
         summary = InheritedSummary(conversation_id=settings.compacted_in, version=settings.compaction[0])

@@ -201,6 +201,8 @@ class ConversationModel(Struct):
         }
 
     def retract(self, conversation: ModelConversation, item: ModelItem) -> None:
+        if item in conversation.pinned:
+            conversation.pinned.remove(item)
         if item.conversation is conversation:
             item.retracted = True
         else:
@@ -214,8 +216,6 @@ class ConversationModel(Struct):
             item.retracted = False
         else:
             conversation.hidden.remove(item)
-        if item in conversation.pinned:
-            conversation.pinned.remove(item)
         self._withdraw_summaries(conversation, item)
 
     def delete(self, conversation: ModelConversation) -> None:

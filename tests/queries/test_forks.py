@@ -243,6 +243,27 @@ async def listed(store: Store, path: str, **query: Any) -> list[str]:
             return ids
 
 
+async def test_a_fork_does_not_inherit_a_pin_that_a_deletion_took(store: Store) -> None:
+    origin, ids = await store.create("one", "two")
+    assert (await store.post(f"/{origin}/items/{ids[0]}/pin")).status_code == 200
+    assert await store.retract(origin, ids[0]) == 200
+    fork = await store.fork(origin)
+    at_pin = await store.fork(origin, version=4)
+    assert (await store.post(f"/{fork}/items/{ids[1]}/pin")).status_code == 200
+    assert await store.retract(fork, ids[1]) == 200
+    grandchild = await store.fork(fork)
+    assert (await store.post(f"/{origin}/items/{ids[0]}/restore")).status_code == 200
+    assert (await store.post(f"/{fork}/items/{ids[1]}/restore")).status_code == 200
+    for conversation, expected in (
+        (origin, [False, False]),
+        (fork, [False, False]),
+        (grandchild, [False, False]),
+        (at_pin, [True, False]),
+    ):
+        shown = (await store.get(f"{conversation}/context?model=m")).json()["items"]
+        assert [item["pinned"] for item in shown] == expected
+
+
 async def test_inherited_items_can_be_pinned_and_retracted_in_a_fork(store: Store) -> None:
     origin, ids = await store.create("one", "two", "three")
     fork = await store.fork(origin)
