@@ -24,7 +24,8 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
     """Assembles the context, without a new summary. Raises ContextTooLong."""
     contexts = context.dependencies.contexts
     if target.fork is not None:
-        return await contexts.assemble_fork(target.fork, reply_request)
+        assert target.at is not None
+        return await contexts.assemble_fork(target.fork, target.at, reply_request)
     if target.leaf is not None and target.at is not None:
         return await contexts.assemble_path(await target_segment(context, target), target.at, reply_request)
     if target.snapshot is not UNSET:

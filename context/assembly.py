@@ -133,16 +133,17 @@ class Contexts:
     async def assemble_path(self, end: PathSegment, at: StreamVersion, reply_request: ReplyRequest) -> Context:
         return await self.render(reply_request, await self._choose_from_log(end, at, reply_request))
 
-    async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
-        """The context of a fork that `start` is about to create."""
+    async def assemble_fork(self, start: StartConversation, at: StreamVersion, reply_request: ReplyRequest) -> Context:
+        """The context of a fork that `start` is about to create. `at`: a version of the origin that was read before.
+
+        Raises LogMoved if the log may have moved back since `at` was read.
+        """
         max_tokens = self._models.max_request_tokens(reply_request.model)
         recent = await recent_items_of_fork(self._reader, start, max_tokens, self._counts)
         fork = start.forked_from
         assert fork is not None
         context = await self.render(reply_request, await self._chooser.choose(recent, origin_of(fork), reply_request))
-        head = await self._reader.head(fork.conversation_id)
-        if head is None or head.version < fork.version:
-            raise LogMoved(f"the log does not have version {fork.version} of {fork.conversation_id} any more")
+        await self._check_log(fork.conversation_id, at)
         return context
 
     async def choose(
@@ -186,10 +187,13 @@ class Contexts:
                 end=end,
             )
             choice = await self._chooser.choose(recent, end, reply_request)
+        await self._check_log(conversation_id, at)
+        return choice
+
+    async def _check_log(self, conversation_id: str, at: StreamVersion) -> None:
         head = await self._reader.head(conversation_id)
         if head is None or head.incarnation != at.incarnation:
             raise LogMoved("the log may have moved back while a context was read from it")
-        return choice
 
     async def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
         summary = choice.recent.summary
