@@ -73,7 +73,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     retracted_at  the version at which an item was last retracted or restored
     summarized_at the version at which a summary was last made, undone or redone
     title_items   the items that a model's title was made from; empty unless a model wrote the title
-    retracted_pins  items that the newest event about pins lists, and that were retracted after it
+    retracted_pins  items that the newest event about pins lists, and that are retracted
     """
 
     id: str
@@ -208,8 +208,16 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
                 items=state.items - (not event.inherited),
                 retracted_at=version,
             )
-        case ItemRestored():
-            return replace(state, version=version, items=state.items + (not event.inherited), retracted_at=version)
+        case ItemRestored():  # in old logs, an ItemUnpinned may be missing after it
+            is_pin = event.item_id in state.retracted_pins
+            return replace(
+                state,
+                version=version,
+                pinned=(*state.pinned, event.item_id) if is_pin else state.pinned,
+                retracted_pins=_without(state.retracted_pins, event.item_id),
+                items=state.items + (not event.inherited),
+                retracted_at=version,
+            )
         case ItemPinned() | ItemUnpinned():
             return replace(state, version=version, pinned=event.pinned, retracted_pins=())
         case ContextCompacted() | CompactionUndone() | CompactionRedone():

@@ -346,6 +346,7 @@ def test_a_retracted_item_can_be_restored() -> None:
     given(*events, retracted, restored).when(restore).then()
     unpinned = ItemUnpinned(item_id="msg_1", pinned=())
     given(*events, pinned, retracted).when(restore).then(restored, unpinned)
+    given(*events, pinned, retracted, restored).when(UnpinItem(item_id="msg_1")).then(unpinned)
     given(*events, pinned, unpinned, retracted).when(restore).then(restored)
     given(*events, pinned, retracted, restored, unpinned, retracted).when(restore).then(restored)
     given(*events, retracted, restored, pinned, retracted).when(restore).then(restored, unpinned)
