@@ -1,7 +1,8 @@
-"""Deletes long histories whose request was never recorded, for example because the process was killed.
+"""Deletes the conversations of long histories whose request was never recorded, for example because the process was killed.
 
-Nobody gets the id of such a conversation, and a repeated request stores the history again. A history that follows an
-answer of this store is kept, because a repeated request continues it.
+A long history starts a new conversation, and is appended before its request. Nobody gets the id of this conversation,
+and a repeated request stores the history again. A history that follows an answer of this store is kept, because a
+repeated request continues it.
 """
 
 import asyncio

@@ -48,7 +48,7 @@ class PostgresUnavailable(psycopg.OperationalError):
 
 
 def conversation_parked() -> ApiError:
-    """Also for a conversation with an event that cannot be decoded."""
+    """The error for a parked conversation. It is also used if an event cannot be decoded."""
     return ApiError(
         503,
         "An event of this conversation could not be read or applied. The conversation cannot be read until it is repaired.",
@@ -93,7 +93,7 @@ class LogAccess:
         return await self.look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def partition_holders(self) -> list[PartitionHolder]:
-        """The projector of each partition, alive or dead."""
+        """The projectors that hold partitions, alive or dead. A partition without a registered projector is left out."""
         return await self.look_up(EventReader.partition_holders)
 
     @property
@@ -104,8 +104,8 @@ class LogAccess:
     async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
         """Raises LogBusy if the lookup gets no turn in time, or if Postgres is available but too slow.
 
-        `tenant`: the tenant whose turn the lookup takes. At most as many lookups have a turn as the pool has connections,
-          so a lookup rarely waits for a connection while its timeout runs.
+        `tenant`: the tenant whose turn the lookup takes. There are as many turns as the pool has connections. So a lookup
+          that has its turn rarely waits for a connection.
         """
         if self.is_unavailable:
             raise PostgresUnavailable

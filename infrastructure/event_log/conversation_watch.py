@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class ConversationWatch:
-    """Use one per API process. `look_up` raises psycopg.Error or LogBusy."""
+    """Each app (commands, queries) has one. `look_up` raises psycopg.Error or LogBusy."""
 
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up

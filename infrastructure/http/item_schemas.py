@@ -146,7 +146,7 @@ _CHECKED_TYPES: Final = (
 
 
 class OtherInputItem(OpenModel):
-    """An item of any other type. It is returned as it was sent, with three exceptions. The ids in it are the store's. Images and files become a `file_id`. A call without a `call_id` gets one."""
+    """An item of any other type. It is returned as it was sent, with three exceptions. Its `id` is the store's, and so is a link to another item by its `id`, if that item is found. Images and files become a `file_id`. A call without a `call_id` gets one."""
 
     type: str = Field(min_length=1, max_length=64, json_schema_extra={"not": {"enum": [*_CHECKED_TYPES]}})
 

@@ -1,6 +1,7 @@
 """A body with images and files as the provider's client sends it."""
 
 from collections.abc import AsyncIterator
+from io import UnsupportedOperation
 
 from context.inlined_contents import BodyWithContents
 
@@ -45,4 +46,5 @@ class ContentUpload:
             raise ValueError("The contents could not be read.")
 
     def read(self, _: int = -1) -> bytes:
-        raise NotImplementedError("The client iterates.")
+        """The client repeats only content that has this method. It does not call the method."""
+        raise UnsupportedOperation("Iterate over the content.")
