@@ -58,14 +58,24 @@ async def test_a_projector_serves_health_and_metrics_and_ends_cleanly_on_sigterm
     port = free_port()
     with projector_process(world.settings, port) as process:
         await world.until(world.caught_up)
-        assert await asyncio.to_thread(_status, port) == 200
-        metrics = await asyncio.to_thread(_get, port, "metrics")
+
+        async def is_ready() -> bool:
+            return await asyncio.to_thread(_status, port) == 200
+
+        async def shows_the_end() -> bool:
+            metrics = await asyncio.to_thread(_get, port, "metrics")
+            return all(line in metrics for line in expected)
+
+        # The process learns of its own write to MongoDB a moment after this test can read it.
+        await world.until(is_ready)
+        head = await world.reader.last_position()
+        expected = [
+            f"conversation_store_projection_head {head}.0",
+            *(f'conversation_store_projection_position{{projection="{view}"}} {head}.0' for view in ALL_VIEWS),
+        ]
+        await world.until(shows_the_end)
         process.send_signal(signal.SIGTERM)
         output, _ = await asyncio.to_thread(process.communicate, timeout=TIMEOUT_SECONDS)
-    head = await world.reader.last_position()
-    for view in ALL_VIEWS:
-        assert f'conversation_store_projection_position{{projection="{view}"}} {head}.0' in metrics
-    assert f"conversation_store_projection_head {head}.0" in metrics
     assert process.returncode == 0
     assert "projector_stopped" in output
     assert "error.type" not in output
