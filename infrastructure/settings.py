@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     model_timeout: float = Field(
         120.0,
         gt=0,
-        description="Seconds to wait for a model's answer to begin, and for each next part of it. Keep-alives and empty parts do not count.",
+        description="Seconds to wait while the provider reads nothing of a request, for a model's answer to begin, and for each next part of it. Keep-alives and empty parts do not count.",
     )
     idempotency_hours: float = Field(
         24.0,

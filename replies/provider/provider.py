@@ -1,10 +1,8 @@
 """Requests to the provider at OPENAI_BASE_URL, in the API that MODEL_API names."""
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from functools import cache
 from typing import Any, Protocol, cast
 
 import httpx2
@@ -20,6 +18,7 @@ from replies.provider.breaker import CircuitBreakers
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
 from replies.provider.content_upload import ContentNotRead, ContentUpload
+from replies.provider.http_client import ProviderClient
 from replies.provider.model_list import ModelList
 from replies.provider.refusals import without_quoted_abilities
 from replies.provider.responses import ResponsesAnswer
@@ -43,12 +42,6 @@ class Answer(Protocol):
     def is_complete(self) -> bool: ...
 
     def finish(self) -> list[StreamPart]: ...
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Shared, because reading all certificates takes 25 ms."""
-    return httpx2.create_ssl_context()
 
 
 class ModelProvider:
@@ -75,9 +68,7 @@ class ModelProvider:
                 api_key=settings.openai_api_key.get_secret_value(),
                 timeout=openai.Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT_SECONDS),
                 max_retries=MAX_RETRIES,
-                # With aiohttp, a stream costs half the CPU time that it costs with the default client. A redirect would
-                # send content and the API key to an unknown address.
-                http_client=openai.DefaultAioHttpClient(auth=basic_auth, follow_redirects=False, verify=_tls()),
+                http_client=ProviderClient(send_timeout=settings.model_timeout, auth=basic_auth),
             )
             self._list = ModelList(self._client, clock, on_list)
 
@@ -133,8 +124,8 @@ class ModelProvider:
     async def stream(self, body: RequestBody) -> AsyncIterator[StreamPart]:
         """The parts of the answer to `body`. Raises only ModelFailed and ContentNotRead.
 
-        Retries up to MAX_RETRIES times if the connection fails, if no response begins in time, or on status 408, 409,
-        429 or 5xx. Headers of the response may forbid a retry, or ask for one.
+        Retries up to MAX_RETRIES times if the connection fails, if the provider does not read the request, if no
+        response begins in time, or on status 408, 409, 429 or 5xx. Headers of the response may forbid a retry, or ask for one.
         """
         if self._client is None:
             raise _not_configured()

@@ -6,7 +6,8 @@ responses   a client of this provider that uses the Responses API
 clock       a clock that only the test changes
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -56,13 +57,13 @@ async def responses(provider: ScriptedProvider) -> AsyncIterator[ModelProvider]:
     await client.close()
 
 
-async def parts_of(client: ModelProvider) -> list[StreamPart]:
-    return [part async for part in client.stream(BODY)]
+async def parts_of(client: ModelProvider, body: Mapping[str, Any] = BODY) -> list[StreamPart]:
+    return [part async for part in client.stream(body)]
 
 
-async def failure_of(client: ModelProvider) -> ModelFailed:
+async def failure_of(client: ModelProvider, body: Mapping[str, Any] = BODY) -> ModelFailed:
     with pytest.raises(ModelFailed) as failed:
-        await parts_of(client)
+        await parts_of(client, body)
     return failed.value
 
 

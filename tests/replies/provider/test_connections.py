@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import socket
 import threading
 from contextlib import aclosing
 
+import psutil
 import pytest
 
 from domain.errors import ModelFailed
@@ -14,6 +16,8 @@ from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import ItemStarted
 from tests.replies.provider.conftest import BODY, CHUNK, MESSAGE, failure_of, joined, parts_of
 from tests.scripted_provider import Exchange, ScriptedProvider
+
+LONG_BODY = {**BODY, "messages": [{"role": "user", "content": "a" * 30_000_000}]}
 
 
 async def test_a_reader_may_take_longer_than_the_model_timeout(chat: ModelProvider, provider: ScriptedProvider) -> None:
@@ -148,3 +152,37 @@ async def test_a_user_name_and_password_in_the_url_are_sent_as_basic_auth(
     finally:
         await client.close()
     assert authorizations == ["Basic " + base64.b64encode(b"us@er:p:w").decode()]
+
+
+async def test_a_provider_that_does_not_read_a_long_request_could_not_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as provider:  # the system opens its connections, but nobody reads
+        url = f"http://127.0.0.1:{provider.getsockname()[1]}"
+        client = ModelProvider(Settings(openai_base_url=url, model_timeout=0.3))
+        async with asyncio.timeout(20):
+            failure = await failure_of(client, LONG_BODY)
+        await client.close()
+        still_open = [each for each in psutil.Process().net_connections() if each.raddr == provider.getsockname()]
+    assert (failure.code, failure.unreachable) == ("model_error", True)
+    assert still_open == []
+
+
+async def test_a_provider_may_take_longer_than_the_model_timeout_to_read_a_request() -> None:
+    received = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        while len(received) < length:
+            received.extend(await reader.readexactly(min(1_000_000, length - len(received))))
+            await asyncio.sleep(0.1)
+        data = b"data: " + CHUNK + b"\n\ndata: [DONE]\n\n"
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s" % (len(data), data))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client = ModelProvider(Settings(openai_base_url=url, model_timeout=1))
+    assert len(await parts_of(client, LONG_BODY)) == 3
+    await client.close()
+    server.close()
+    assert json.loads(received) == LONG_BODY
