@@ -51,7 +51,7 @@ class TakenInput(Struct, frozen=True):
 async def take_input(
     context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem], repeated: int = 0
 ) -> TakenInput:
-    """The items to show and to store. The target has the first `repeated` items of the input.
+    """The items to show and to store. `repeated`: how many of the first items the target already has.
 
     Raises ApiError: 404 for a reference to an unknown item, 413 if the input is too large, 400 if nothing is left to
     send.
@@ -80,7 +80,7 @@ def _needs_history(item: Item) -> bool:
 
 
 def _our_id(item: Item) -> str | None:
-    """The client's id, if it has the form of our ids. A client may give any other id to several items."""
+    """The client's id, if it has the form of our ids. Any other id is ignored, because a client may give it to several items."""
     item_id = given_id(item)
     return item_id if item_id is not None and is_id(item_id) else None
 

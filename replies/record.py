@@ -38,7 +38,7 @@ class Reader(Protocol):
         """None also if the conversation was deleted, or may not be read."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
-        """Every event that names one of these items or responses, by ascending version."""
+        """The events that have one of these ids as row key, by ascending version."""
 
 
 class Record(Struct, frozen=True, kw_only=True):

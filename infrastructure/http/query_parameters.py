@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection, Request
 from infrastructure.http.errors import ApiError, invalid
 
 ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
-"""Official clients send these parameters with any request. Answers need `include` only for the data of images."""
+"""Official clients send these parameters with any request. `include` changes an answer only if it names the data of images."""
 
 
 def check_names(request: HTTPConnection, is_served: Callable[[str], bool]) -> None:

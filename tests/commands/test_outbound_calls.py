@@ -1,4 +1,4 @@
-"""The store calls only the configured provider. It never opens a URL that a client sends."""
+"""The store never opens a URL that a client sends."""
 
 import asyncio
 import json
