@@ -27,7 +27,8 @@ class Command(Struct, frozen=True, kw_only=True):
     """`apply` changes the model as the command changes the store. `apply` gets the answer's body, with `position` and `version`.
 
     `conversation`: the one that the command changes, forks, or continues. `refusals`: the codes of errors that the
-    command may get although no other command runs. `content`: a body that is not JSON.
+    command may get although no other command runs. `content`: a body that is not JSON. `deletes`: the id of the
+    response that the command deletes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Command(Struct, frozen=True, kw_only=True):
     content: bytes | None = None
     conversation: ModelConversation | None = None
     refusals: frozenset[str] = frozenset()
+    deletes: str | None = None
     apply: Apply
 
 

@@ -9,7 +9,7 @@ from tests.access.apis_as import Apis
 from tests.conversations import conversation_commands, import_commands
 from tests.conversations.applying import Applier
 from tests.conversations.conversation_model import ConversationModel, ModelConversation
-from tests.conversations.draws import AnyCommand, Draws
+from tests.conversations.draws import AnyCommand, Command, Draws
 from tests.conversations.provider_answers import ProviderAnswers
 from tests.conversations.sending import Sender
 from tests.conversations.weights import NOT_AT_ONCE, NOT_WHEN_ENDED, WEIGHTS
@@ -59,7 +59,8 @@ class RandomCommands:
         commands = [self._on(conversation, draws) for _ in range(number)]
         self.sent.append(" + ".join(command.name for command in commands))
         with self._answers.slow():
-            answers = await asyncio.gather(*map(self._sender.send, commands))
+            deleted = [each.deletes for each in commands if isinstance(each, Command) and each.deletes is not None]
+            answers = await asyncio.gather(*(self._sender.send(each, deleted=deleted) for each in commands))
         for command, answer in zip(commands, answers, strict=True):
             assert answer.status_code == 200 or _may_be_refused(command, answer), (
                 command.name,

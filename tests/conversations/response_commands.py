@@ -25,6 +25,7 @@ def delete_ended_response(draws: Draws, conversation: ModelConversation) -> Comm
         method="DELETE",
         path=path,
         conversation=conversation,
+        deletes=response.id,
         apply=apply,
     )
 
