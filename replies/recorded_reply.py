@@ -14,6 +14,7 @@ from replies.left_out_header import left_out_header
 from replies.record import Reader, Record, read_record
 
 FIRST_REQUEST_TIMEOUT_SECONDS = 120.0
+REPLAYED = {"idempotent-replayed": "true"}
 
 
 class ReplyReference(Struct, frozen=True):
@@ -62,7 +63,9 @@ class RecordedReply:
         if isinstance(record.end, ReplyFailed):
             end = record.end
             failure = ModelFailed(end.code, end.message, timed_out=end.code == "model_timeout")
-            raise as_api_error(failure).on_record_as(record.response_id)
+            error = as_api_error(failure).on_record_as(record.response_id)
+            error.headers |= REPLAYED
+            raise error
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
@@ -77,4 +80,4 @@ class RecordedReply:
 
 def _headers(record: Record) -> dict[str, str]:
     headers = position_headers(record.last.position, record.last.version)
-    return {**headers, "idempotent-replayed": "true", **left_out_header(record.requested)}
+    return {**headers, **REPLAYED, **left_out_header(record.requested)}

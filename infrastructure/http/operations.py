@@ -101,13 +101,14 @@ _REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
 """The schemas of the headers that requests may have."""
 
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
+    400: ("Idempotent-Replayed",),
     401: ("WWW-Authenticate",),
     412: ("ETag",),
     416: ("Content-Range",),
     429: ("Retry-After",),
-    502: ("Retry-After",),
+    502: ("Retry-After", "Idempotent-Replayed"),
     503: ("Retry-After",),
-    504: ("Retry-After",),
+    504: ("Retry-After", "Idempotent-Replayed"),
 }
 
 

@@ -54,6 +54,7 @@ async def test_a_repeat_of_a_failed_reply_fails_in_the_same_way(
     ]
     assert [answer.status_code for answer in answers] == [504, 504]
     assert answers[0].json() == answers[1].json()
+    assert [answer.headers.get("idempotent-replayed") for answer in answers] == [None, "true"]
     assert len(provider.requests) == 1
 
 
