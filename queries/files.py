@@ -32,7 +32,7 @@ CHECK_SECONDS: Final = 1.0
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _CONTENT_HEADERS: Final = ("Accept-Ranges", "Content-Disposition", "Content-Range", "ETag")
 _REQUEST_HEADERS: Final = {
-    "Range": "Asks for a part of the file: `bytes=0-99`, `bytes=100-` or `bytes=-100`. Several parts are not served: then the answer is the whole file.",
+    "Range": "Asks for a part of the file: `bytes=0-99`, `bytes=100-` or `bytes=-100`. Any other value is ignored, several parts too: then the answer is the whole file.",
     "If-Range": "The `Range` counts only if the file has this `ETag`.",
 }
 

@@ -98,6 +98,7 @@ async def test_a_file_is_read_by_its_owner_and_by_admins_of_the_tenant(
         ("bytes=-", 200, 0, 600_000),
         ("bytes=0-1,4-5", 200, 0, 600_000),
         ("lines=0-1", 200, 0, 600_000),
+        ("", 200, 0, 600_000),
         ("bytes=600000-", 416, 0, 0),
         ("bytes=-0", 416, 0, 0),
     ],
