@@ -1,6 +1,5 @@
 """Routes of commands. A route makes a CommandContext. The handler appends its command through this context."""
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from commands.content_intake import Contents, Keep, may_have_contents, take_contents
+from commands.content_intake import Contents, Keep, StagedBody, keep_contents, may_have_contents, stage_contents
 from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
@@ -53,6 +52,7 @@ from infrastructure.http.body import (
 from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import command_headers, idempotency_key, if_match, position_headers
+from infrastructure.http.large_bodies import LargeBodies
 from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import (
@@ -96,8 +96,7 @@ class SharedDependencies(Struct, frozen=True, kw_only=True):
     sockets: OpenSockets
     api_keys: KeyStore
     files: FileStore
-    large_bodies: asyncio.Semaphore
-    """Large bodies are parsed one at a time, because each takes several times its size in memory."""
+    large_bodies: LargeBodies
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
@@ -310,25 +309,30 @@ def command_route(
             limit = max_bytes if max_bytes <= MAX_BODY_BYTES else MAX_READ_BYTES
             received = b"" if streamed else await read_body(request, limit)
             if isinstance(received, bytes):
-                context, arguments = await prepare(request, received, allowance)
+                context, arguments, staged = await prepare(request, received, allowance)
             else:
                 with closing(received):
                     dependencies: ProcessDependencies = request.app.state.dependencies
-                    async with dependencies.large_bodies:
-                        context, arguments = await prepare(request, received.read(), allowance)
-            try:
-                return await handler(context, *arguments)
-            except REFUSALS:
-                repeated = await _answer_meanwhile(context) if keeps_answer else None
-                if repeated is None:
-                    raise
-                return repeated
+                    async with dependencies.large_bodies.turn():
+                        context, arguments, staged = await prepare(request, received.read(), allowance)
+            if body is not None and staged is not None:
+                arguments.append(await validated(context, body, staged))
+            answering = handler(context, *arguments)
+            return await (_answer_of_first(context, answering) if keeps_answer else answering)
 
-        async def prepare(request: Request, raw: bytes, allowance: Allowance) -> tuple[CommandContext, list[Any]]:
+        async def prepare(
+            request: Request, raw: bytes, allowance: Allowance
+        ) -> tuple[CommandContext, list[Any], StagedBody | None]:
             arguments: list[Any] = [*path_ids(request, names)]
-            # The same idempotency key with another query is refused.
-            sent = raw if query is None else request.scope["query_string"]
-            context = command_context(request, scope, sent, partial(_disconnected, request), allowance=allowance)
+            context = command_context(
+                request,
+                scope,
+                # The same idempotency key with another query is refused.
+                raw if query is None else request.scope["query_string"],
+                partial(_disconnected, request),
+                allowance=allowance,
+            )
+            staged: StagedBody | None = None
             if query is not None:
                 arguments.append(query.from_request(request))
             elif streamed:
@@ -338,9 +342,13 @@ def command_route(
             elif body is not None:
                 if raw:
                     check_content_type(request.headers)
-                is_absent = not raw and not body_required
-                arguments.append(None if is_absent else await validated(context, body, raw, max_bytes, keep))
-            return context, arguments
+                if raw or body_required:
+                    parsed = parse_body(raw, max_bytes)
+                    del raw
+                    staged = await stage_body(context, parsed, max_bytes, keep)
+                else:
+                    arguments.append(None)
+            return context, arguments, staged
 
         operation = Operation(
             parameters=(
@@ -374,37 +382,54 @@ def command_route(
     return register
 
 
-async def validated(
+class ParsedBody(Struct, frozen=True):
+    """`size`: of its JSON text."""
+
+    value: Any
+    size: int
+    may_have_contents: bool
+
+
+def parse_body(raw: bytes, max_bytes: int) -> ParsedBody:
+    """Raises ApiError (400, 413)."""
+    has_contents = may_have_contents(raw)
+    if len(raw) > max_bytes and not has_contents:
+        raise too_large(max_bytes)
+    return ParsedBody(parse_json(raw), len(raw), has_contents)
+
+
+async def stage_body(
     context: CommandContext,
-    model: type[Model],
-    raw: bytes,
+    parsed: ParsedBody,
     max_bytes: int,
     keep: Callable[[SharedDependencies, Any], Keep] = lambda _, __: "stored",
-) -> Model:
-    """The body, with references in place of images and files. Raises ApiError (400, 404, 413).
+) -> StagedBody:
+    """`max_bytes`: the maximum for what remains in the body. Raises ApiError (400, 413) and NoSpace."""
+    if not parsed.may_have_contents:
+        return StagedBody(parsed.value)
+    kept = keep(context.dependencies, parsed.value)
+    tenant = context.principal.tenant
+    return await stage_contents(tenant, parsed.value, size=parsed.size, max_bytes=max_bytes, keep=kept)
 
-    `max_bytes`: the maximum for what remains in the body.
-    """
-    size = len(raw)
-    has_contents = may_have_contents(raw)
-    if size > max_bytes and not has_contents:
-        raise too_large(max_bytes)
-    value = parse_json(raw)
-    del raw
-    if has_contents:
-        kept = keep(context.dependencies, value)
-        value = await take_contents(context.contents, value, size=size, max_bytes=max_bytes, keep=kept)
-    return validate(model, value)
+
+async def validated(context: CommandContext, model: type[Model], staged: StagedBody) -> Model:
+    """The body, with references in place of images and files. Raises ApiError (400, 404), and psycopg.Error."""
+    return validate(model, await keep_contents(context.contents, staged))
 
 
 def _tag(path: str) -> str:
     return next((tag for tag in ("items", "responses", "chat", "files", "keys") if f"/{tag}" in path), "conversations")
 
 
-async def _answer_meanwhile(context: CommandContext) -> Response | None:
-    with suppress(KeyReused):
-        return await context.repeated_answer()
-    return None
+async def _answer_of_first(context: CommandContext, answering: Awaitable[Response]) -> Response:
+    """A refused request gets the answer that another request with its idempotency key has stored meanwhile."""
+    try:
+        return await answering
+    except REFUSALS:
+        with suppress(KeyReused):
+            if (repeated := await context.repeated_answer()) is not None:
+                return repeated
+        raise
 
 
 async def _disconnected(request: Request) -> None:

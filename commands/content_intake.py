@@ -6,7 +6,6 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final, Literal, NoReturn
 
 from msgspec import Struct
@@ -17,6 +16,7 @@ from domain.content_references import (
     ContentReference,
     Slot,
     inline_reference,
+    reference_of,
     slots,
     split_data_uri,
     with_slots,
@@ -24,6 +24,7 @@ from domain.content_references import (
 from infrastructure.access.principal import Principal
 from infrastructure.contents.file_store import FileStore
 from infrastructure.contents.media_types import HEAD_BYTES, contradicts, plain_type
+from infrastructure.contents.staged_contents import StagedContents
 from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.multipart import MAX_FILE_BYTES
@@ -43,7 +44,7 @@ MAX_CONTENTS: Final = 1_000
 """Images and files in one body. Each takes a look-up or a transaction."""
 
 _LARGE_CHARACTERS: Final = 64 * 1024
-"""Longer data is decoded in a thread."""
+"""Longer data is decoded, and written to disk, in a thread."""
 
 
 Keep = Literal["stored", "request", "inline"]
@@ -58,13 +59,13 @@ class Contents(Struct, frozen=True):
     store: FileStore
 
 
-class _Data(Struct, frozen=True):
-    reference: ContentReference
-    data: bytes
+class StagedBody(Struct, frozen=True):
+    """A body whose data is on disk. `value`: with references in place of data, but not yet of ids."""
 
-
-_Taken = dict[int, FoundFile]
-"""By `id(slot.owner)`."""
+    value: Any
+    file_ids: frozenset[str] = frozenset()
+    contents: StagedContents | None = None
+    keep: Keep = "stored"
 
 
 def may_have_contents(raw: bytes) -> bool:
@@ -73,11 +74,17 @@ def may_have_contents(raw: bytes) -> bool:
 
 
 async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: int, keep: Keep) -> Any:
-    """The body with references in place of data and ids.
+    """As `stage_contents`, then `keep_contents`."""
+    staged = await stage_contents(contents.principal.tenant, body, size=size, max_bytes=max_bytes, keep=keep)
+    return await keep_contents(contents, staged)
 
-    `size`: the bytes of the body as JSON text. `max_bytes`: the maximum for what stays in the body. Raises ApiError (400, 404, 413).
+
+async def stage_contents(tenant: str, body: Any, *, size: int, max_bytes: int, keep: Keep) -> StagedBody:
+    """Checks the data in the body, and puts references in its place. Waits for no client and no database.
+
+    `size`: the bytes of the body as JSON text. `max_bytes`: the maximum for what stays in the body. Raises ApiError (400, 413) and NoSpace.
     """
-    given = {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
+    given = _given(body)
     found = [slot for slot in slots(given) if _file_id(slot) or not _is_elsewhere(slot)]
     if len(found) > MAX_CONTENTS:
         message = f"The body has more than {MAX_CONTENTS} images and files."
@@ -90,46 +97,64 @@ async def take_contents(contents: Contents, body: Any, *, size: int, max_bytes: 
             _refuse(slot, "filename", f"it has more than {MAX_FILENAME_BYTES} bytes")
     if len({id(slot.owner) for slot in found}) < len(found):
         _refuse(found[0], found[0].name, "a part may have only one image or file")
-    inline = {id(slot.owner): data for slot in found if (data := await _inline_data(contents.principal.tenant, slot))}
-    ids = {id(slot.owner): file_id for slot in found if (file_id := _file_id(slot)) is not None}
-    taken_bytes = sum(data.reference.inline_length for data in inline.values()) if keep != "inline" else 0
+    staged = StagedContents() if keep != "inline" else None
+    inline = {id(slot.owner): data for slot in found if (data := await _inline_data(tenant, slot, staged))}
+    taken_bytes = sum(reference.inline_length for reference in inline.values()) if keep != "inline" else 0
     if size - taken_bytes > max_bytes:
         message = f"The body is larger than {max_bytes} bytes, without the images and files in it."
         raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
-    if not inline and not ids:
-        return body
-    files = await find_files(contents.reader, contents.store, set(ids.values()))
-    taken: _Taken = {}
-    for slot in found:
-        data, file_id = inline.get(id(slot.owner)), ids.get(id(slot.owner))
-        if file_id is not None:
-            taken[id(slot.owner)] = _checked_file(slot, file_id, files.get(file_id), data)
-        elif data is not None and keep != "inline":
-            taken[id(slot.owner)] = FoundFile(data.reference, None)
-    by_hash = {data.reference.sha256: data.data for data in inline.values()}
-    if keep == "stored" and by_hash:
-        await contents.store.keep(contents.principal.tenant, by_hash)
-    elif keep == "request":
-        contents.reader.given_contents.update(by_hash)
-    return {**body, **with_slots(given, partial(_with_reference, taken))}
+
+    def staged_slot(slot: Slot) -> Mapping[str, Any]:
+        reference = inline.get(id(slot.owner))
+        if reference is not None and _file_id(slot) is not None:
+            return {**slot.owner, slot.name: reference.text}
+        return slot.owner if reference is None or keep == "inline" else _with_file(FoundFile(reference, None), slot)
+
+    file_ids = frozenset(file_id for slot in found if (file_id := _file_id(slot)) is not None)
+    value = {**body, **with_slots(given, staged_slot)} if inline else body
+    return StagedBody(value, file_ids, staged if inline else None, keep)
 
 
-def _checked_file(slot: Slot, file_id: str, file: FoundFile | None, data: _Data | None) -> FoundFile:
-    """`data`: what is in the slot beside the id. Raises ApiError (400, 404)."""
+async def keep_contents(contents: Contents, staged: StagedBody) -> Any:
+    """Keeps the data, and puts references in place of ids. Returns the body. Raises ApiError (400, 404), psycopg.Error."""
+    value = staged.value
+    if staged.file_ids:
+        files = await find_files(contents.reader, contents.store, staged.file_ids)
+        given = _given(value)
+        named = [(slot, file_id) for slot in slots(given) if (file_id := _file_id(slot)) is not None]
+        taken = {id(slot.owner): _checked_file(slot, file_id, files.get(file_id)) for slot, file_id in named}
+
+        def named_slot(slot: Slot) -> Mapping[str, Any]:
+            file = taken.get(id(slot.owner))
+            return slot.owner if file is None else _with_file(file, slot)
+
+        value = {**value, **with_slots(given, named_slot)}
+    if staged.contents is not None and staged.keep == "stored":
+        await contents.store.keep(contents.principal.tenant, staged.contents)
+        staged.contents.close()
+    elif staged.contents is not None:
+        contents.reader.given_content_row = staged.contents.row
+    return value
+
+
+def _given(body: Any) -> dict[str, Any]:
+    return {name: body[name] for name in _FIELDS if name in body} if isinstance(body, dict) else {}
+
+
+def _checked_file(slot: Slot, file_id: str, file: FoundFile | None) -> FoundFile:
+    """Raises ApiError (400, 404)."""
     param = _param(slot, _id_field(slot))
     if file is None:
         raise ApiError(404, f"There is no file {file_id}.", code="file_not_found", param=param)
-    if data is not None and data.reference.sha256 != file.reference.sha256:
+    data = reference_of(slot.text)
+    if data is not None and data.sha256 != file.reference.sha256:
         _refuse(slot, slot.name, "its data is not that of the `file_id`")
     if slot.is_image and not (file.reference.label or "").lower().startswith("image/"):
         _refuse(slot, _id_field(slot), "the file is no image")
     return file
 
 
-def _with_reference(taken: _Taken, slot: Slot) -> Mapping[str, Any]:
-    file = taken.get(id(slot.owner))
-    if file is None:
-        return slot.owner
+def _with_file(file: FoundFile, slot: Slot) -> Mapping[str, Any]:
     replaced = slot.name if slot.name in slot.owner else "file_id"
     changed = {
         slot.name if name == replaced else name: file.reference.text if name == replaced else value
@@ -155,8 +180,8 @@ def _file_id(slot: Slot) -> str | None:
     return file_id if isinstance(file_id, str) and is_id(file_id, FILE) else None
 
 
-async def _inline_data(tenant: str, slot: Slot) -> _Data | None:
-    """The data in a slot, or None if the slot has no data. Raises ApiError."""
+async def _inline_data(tenant: str, slot: Slot, staged: StagedContents | None) -> ContentReference | None:
+    """Stages the data in a slot. None if the slot has no data. Raises ApiError and NoSpace."""
     text = slot.text
     label: str | None = None
     if text[:5].lower() == "data:":
@@ -185,8 +210,9 @@ async def _inline_data(tenant: str, slot: Slot) -> _Data | None:
         _refuse(slot, slot.name, f"its data is not of the type {claimed}")
     if label is not None and slot.is_image and not (claimed or "").startswith("image/"):
         _refuse(slot, slot.name, "it is no image")
-    hashed = await asyncio.to_thread(_sha256, data) if len(data) > _LARGE_CHARACTERS else _sha256(data)
-    return _Data(inline_reference(tenant, hashed, len(data), label), data)
+    is_large = len(data) > _LARGE_CHARACTERS
+    sha256 = await asyncio.to_thread(_staged, staged, data) if is_large else _staged(staged, data)
+    return inline_reference(tenant, sha256, len(data), label)
 
 
 def _decoded(encoded: str) -> bytes | None:
@@ -200,8 +226,12 @@ def _decoded(encoded: str) -> bytes | None:
         return None
 
 
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _staged(contents: StagedContents | None, data: bytes) -> bytes:
+    """The data's SHA-256. Raises NoSpace."""
+    sha256 = hashlib.sha256(data).digest()
+    if contents is not None:
+        contents.add(sha256, data)
+    return sha256
 
 
 def _param(slot: Slot, name: str) -> str:

@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, examples, new_items
-from commands.command_route import CommandContext, command_route, validated
+from commands.command_route import CommandContext, command_route, parse_body, stage_body, validated
+from commands.content_intake import StagedBody
 from domain.commands import AppendItems, NewItem, StartConversation
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
@@ -172,10 +173,11 @@ def _is_full(importing: Collection[int], size: int) -> bool:
 async def _import_line(context: CommandContext, line_number: int, line: bytes | LargeBody) -> int:
     if isinstance(line, LargeBody):
         with closing(line):
-            async with context.dependencies.large_bodies:
-                body, line_hash = await _read_line(context, line.read())
+            async with context.dependencies.large_bodies.turn():
+                staged, line_hash = await _read_line(context, line.read())
     else:
-        body, line_hash = await _read_line(context, line)
+        staged, line_hash = await _read_line(context, line)
+    body = await validated(context, ImportedConversation, staged)
     chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
     start = StartConversation(
@@ -196,10 +198,12 @@ async def _import_line(context: CommandContext, line_number: int, line: bytes | 
     return len(body.items or [])
 
 
-async def _read_line(context: CommandContext, line: bytes) -> tuple[ImportedConversation, bytes]:
+async def _read_line(context: CommandContext, line: bytes) -> tuple[StagedBody, bytes]:
     """The conversation, and the line's SHA-256."""
     line_hash = shapes.sha256(line)
-    return await validated(context, ImportedConversation, line, MAX_ITEMS_BODY_BYTES), line_hash
+    parsed = parse_body(line, MAX_ITEMS_BODY_BYTES)
+    del line
+    return await stage_body(context, parsed, MAX_ITEMS_BODY_BYTES), line_hash
 
 
 def _keyed(context: CommandContext, line_number: int, chunk_number: int, line_hash: bytes) -> CommandContext:

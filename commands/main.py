@@ -46,6 +46,7 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
 from infrastructure.http.door import Authenticator, authenticator_of
+from infrastructure.http.large_bodies import LargeBodies
 from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
@@ -167,7 +168,7 @@ def create_app(
             sockets=sockets,
             api_keys=KeyStore(key_pool),
             files=FileStore(pool, file_pool),
-            large_bodies=asyncio.Semaphore(1),
+            large_bodies=LargeBodies(),
             limiter=limiter,
             comment_seconds=settings.comment_seconds,
             tenant_defaults=settings.tenant_defaults,

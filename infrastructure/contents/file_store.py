@@ -12,6 +12,7 @@ from domain.content_references import ROW_BYTES, ContentReference
 from infrastructure.access.principal import Principal
 from infrastructure.contents.content_store import keep_content
 from infrastructure.contents.staged_content import StagedContent
+from infrastructure.contents.staged_contents import StagedContents
 from infrastructure.event_log.append_request import KeyReused
 from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
@@ -187,17 +188,16 @@ class FileStore:
     async def get_each(self, reader: Reader, file_ids: Collection[str]) -> list[StoredFile]:
         return await self._read(_FIND_EACH, reader, files=list(map(uuid_of, file_ids)))
 
-    async def keep(self, tenant: str, contents: Mapping[bytes, bytes]) -> None:
-        """Stores contents, by their SHA-256, before the events that name them are appended."""
-        values = {"tenant": tenant, "hashes": list(contents)}
+    async def keep(self, tenant: str, contents: StagedContents) -> None:
+        """Stores contents before the events that name them are appended."""
+        values = {"tenant": tenant, "hashes": list(contents.sizes)}
         async with self._write_pool.connection(WRITE_TURN_TIMEOUT_SECONDS) as connection:
             fresh = {sha256 for (sha256,) in await (await connection.execute(_FRESH, values)).fetchall()}
             # One transaction for each content, because two requests with the same two contents must not wait for each other.
-            for sha256, data in contents.items():
+            for sha256, size in contents.sizes.items():
                 if sha256 not in fresh:
-                    rows = (data[start : start + ROW_BYTES] for start in range(0, len(data), ROW_BYTES))
                     async with connection.transaction():
-                        await keep_content(connection, tenant, sha256=sha256, size=len(data), rows=rows)
+                        await keep_content(connection, tenant, sha256=sha256, size=size, rows=contents.rows(sha256))
 
     async def naming(
         self, tenant: str, subject: str, file_ids: Collection[str], *, skip: int = 0, limit: int = PAGE_ITEMS

@@ -1,13 +1,13 @@
 """The readers of the log: `EventReader` for the process itself, and `PrincipalReader` for a request."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from msgspec import Struct
 from psycopg import sql
 
-from domain.content_references import ROW_BYTES
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
@@ -125,18 +125,19 @@ class PrincipalReader(ConversationReader):
         super().__init__(pool, version_lookup, principal.tenant)
         self._prefix_lookup = prefix_lookup
         self.principal = principal
-        self.given_contents: dict[bytes, bytes] = {}
-        """Contents that came with the request and are not stored, by their SHA-256."""
+        self.given_content_row: Callable[[bytes, int], bytes | None] | None = None
+        """As `content_row`, for contents that came with the request and are not stored. Blocking: reads a local file."""
 
     def readable(self, head: Head | None) -> Head | None:
         """None if the conversation does not exist or the principal may not see it."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
 
     async def content_row(self, sha256: bytes, number: int) -> bytes | None:
-        given = self.given_contents.get(sha256)
-        if given is None:
+        given = self.given_content_row and self.given_content_row(sha256, number)
+        if not given:
             return await super().content_row(sha256, number)
-        return given[number * ROW_BYTES : (number + 1) * ROW_BYTES] or None
+        await asyncio.sleep(0)  # other requests are served between two rows
+        return given
 
     async def conversation_of(self, response_id: str) -> str | None:
         rows = await self._rows(_CONVERSATION_OF, (self.tenant, response_id))

@@ -125,7 +125,7 @@ TRIED = [
     "deletions",
     "deleted_responses",
     "content_row",
-    "given_contents",
+    "given_content_row",
     "conversation_of",
     "is_locked",
     "first_answer",

@@ -151,19 +151,20 @@ def test_large_uploads_and_bodies_at_once_take_little_memory(running: System, cl
         assert largest - idle < limit, f"{work.__name__}: {(largest - idle) // MB} MB"
 
 
-@pytest.mark.parametrize("store", [True])
+@pytest.mark.parametrize("store", [True, False])
 def test_running_replies_do_not_hold_their_images(running: System, provider: ScriptedProvider, store: bool) -> None:
     with OpenAI(base_url=f"{running.env['API_1_URL']}/v1", api_key="any", max_retries=0) as client:
 
-        def ask(image: bytes) -> str:
+        def question(image: bytes) -> Any:
             if store:
-                file_id = client.files.create(file=("a.png", image), purpose="vision").id
-                message: Any = with_image(file_id=file_id)
-            else:
-                message = with_image(image_url=data_uri(image))
+                return with_image(file_id=client.files.create(file=("a.png", image), purpose="vision").id)
+            return with_image(image_url=data_uri(image))
+
+        def ask(message: Any) -> str:
             return client.responses.create(input=[message], store=store).output_text
 
-        ask(png(22 * MB))
+        ask(question(png(22 * MB)))
+        questions = [question(png(22 * MB)) for _ in range(10)]
         idle = api_memory(running)
         answering = threading.Semaphore(0)
         go_on = threading.Event()
@@ -179,14 +180,15 @@ def test_running_replies_do_not_hold_their_images(running: System, provider: Scr
 
         provider.script = answer_late
         with ThreadPoolExecutor(10) as threads:
-            questions = [threads.submit(ask, png(22 * MB)) for _ in range(10)]
+            replies = [threads.submit(ask, each) for each in questions]
             largest, running_replies = 0, 0
-            while running_replies < 10 and not any(question.done() for question in questions):
+            while running_replies < 10 and not any(reply.done() for reply in replies):
                 running_replies += answering.acquire(timeout=0.02)
                 largest = max(largest, api_memory(running))
             kept = api_memory(running)
             go_on.set()
-        assert [question.result() for question in questions] == ["A cat."] * 10
+        assert [reply.result() for reply in replies] == ["A cat."] * 10
         figures = f"at most {(largest - idle) // MB} MB, then {(kept - idle) // MB} MB"
         assert largest - idle < (64 if store else 300) * MB, figures
-        assert kept - idle < 64 * MB, figures
+        # After a body of 30 MB was parsed, the process keeps some of the freed memory.
+        assert kept - idle < (64 if store else 200) * MB, figures

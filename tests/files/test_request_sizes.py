@@ -1,8 +1,10 @@
 """How large images may be in requests, replies and imports."""
 
+import asyncio
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
 from context.inlined_contents import MAX_INLINE_BYTES
@@ -13,6 +15,7 @@ from tests.files.requests import ANN, items, upload
 from tests.files.samples import data_uri, png, with_image
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
+from tests.servers import wait_until_async
 
 MB = 1024 * 1024
 
@@ -106,3 +109,20 @@ async def test_a_body_has_at_most_a_thousand_images(settings: Settings, apis: Ap
     assert Log(settings.postgres_url).rows("SELECT count(*) FROM contents") == [(2,)]
     message["content"] = [{"type": "input_image", "image_url": "https://example.com/a.png"}] * 1_001
     assert (await apis.post(ANN, "/v1/conversations", {"items": [message]})).status_code == 200
+
+
+@pytest.mark.parametrize("model_api", ["chat"])
+@pytest.mark.parametrize("path", ["/v1/conversations", "/v1/import"])
+async def test_a_large_body_does_not_wait_for_the_database_of_another(
+    settings: Settings, apis: Apis, path: str
+) -> None:
+    body = json.dumps({"items": [with_image(image_url=data_uri(png(7 * MB)))]}).encode()
+    headers = {"content-type": "application/x-ndjson" if path == "/v1/import" else "application/json"}
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute("LOCK TABLE contents IN EXCLUSIVE MODE")
+        storing = asyncio.create_task(apis.request(ANN, "POST", path, content=body, headers=headers))
+        is_waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'contents'::regclass"
+        await wait_until_async(lambda: connection.execute(is_waiting).fetchone() == (1,), 20, "the body to be stored")
+        await apis.reply(ANN, [with_image(image_url=data_uri(png(7 * MB)))], store=False)
+        assert not storing.done()
+    assert (await storing).status_code == 200
