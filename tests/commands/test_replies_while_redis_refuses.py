@@ -140,9 +140,8 @@ async def test_a_follower_is_served_although_the_stream_key_has_another_type(
     answer.next()
     await until(lambda: is_stream(admin, key))
     follower = asyncio.create_task(reads.get(f"/v1/responses/{queued['id']}?stream=true"))
-    async with admin.pipeline(
-        transaction=True
-    ) as replacing:  # otherwise the reply may make its stream again in between
+    # In one transaction, because the reply may make its stream again in between.
+    async with admin.pipeline(transaction=True) as replacing:
         replacing.delete(key)
         replacing.set(key, "x") if kind == "string" else replacing.rpush(key, "x")
         await replacing.execute()
