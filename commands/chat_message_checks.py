@@ -1,7 +1,7 @@
 """Checks the messages of a Chat Completions request. Pydantic models would take ten times as long for long
 transcripts.
 
-Unknown fields and types of parts are kept. Shapes: `openai/types/chat/chat_completion_*_param.py` of the official
+Unknown fields and unknown types of parts are accepted. Shapes: `openai/types/chat/chat_completion_*_param.py` of the official
 SDK.
 """
 
@@ -14,10 +14,12 @@ from commands.bodies import MAX_ITEM_BYTES
 from infrastructure.http.errors import ApiError
 
 MAX_ANSWER_BYTES = 4 * MAX_ITEM_BYTES
-"""Clients send our own answers back, and an answer may have a million characters."""
+"""The most bytes of an assistant's message, as JSON text. It is larger than for other messages, because clients send our
+answers back, and an answer may have a million characters.
+"""
 
 MAX_ESCAPED_BYTES = 6
-"""The most bytes of one character in JSON text."""
+"""The most bytes that msgspec writes for one character: a control character is `\\u0001`."""
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _CONTENT = "it must be a string or a list of parts"
@@ -32,10 +34,10 @@ _CALL_FIELDS = {"function": ("name", "arguments"), "custom": ("name", "input")}
 def check_messages(messages: Sequence[Any], are_known: Sequence[bool], *, are_all: bool = True) -> None:
     """Raises ApiError (400, 413) for the first message or field that is wrong.
 
-    Each tool message must answer a call of an earlier message, and a call has at most one answer.
+    Each tool message must answer a call of an earlier message. If the messages continue a stored conversation
+    (`are_all` is False), the call may also be in that conversation. A call has at most one answer.
 
-    `are_known`: which messages were checked before. `are_all`: False if the messages continue a stored conversation,
-    which may have the calls.
+    `are_known`: which messages were checked before.
     """
     calls: dict[str, bool] = {}  # by id: whether it is answered
     for index, message in enumerate(messages):
@@ -123,7 +125,7 @@ def _check_part(part: Any, path: str) -> None:
     if kind == "file":
         for name in _FILE_FIELDS:
             if not isinstance(part["file"].get(name), str | None):
-                _refuse(f"{path}.file.{name}", "it must be a string")
+                _refuse(f"{path}.file.{name}", "it must be a string or null")
 
 
 def _check_object(value: Any, path: str, *names: str) -> None:

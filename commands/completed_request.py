@@ -22,7 +22,10 @@ class CompletedRequest(Struct, frozen=True):
 
 
 def merged(body: CreateResponse, requested: Request | None) -> CreateResponse:
-    """`body`, completed with the fields of the earlier request. Raises ApiError (400) if the result is not valid."""
+    """`body`, with the earlier request's model and parameters where it gives none, except `_NOT_REPEATED`.
+
+    `requested`: None if there is nothing to take over. Raises ApiError (400) if the result is not valid.
+    """
     complete = body
     if requested is not None:
         parameters: dict[str, Any] = msgspec.json.decode(requested.parameters)

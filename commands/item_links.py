@@ -4,7 +4,7 @@ These items have links:
 
     mcp_approval_response, mcp_call    `approval_request_id`: the id of an `mcp_approval_request`
     outputs of calls                   `call_id`: the `call_id` or the `id` of the call
-    local_shell_call_output            `id`, if it has no `call_id`
+    outputs without a `call_id`        `id`: the `call_id` or the `id` of the call
 
 A link in a request may hold the client's id of the target. If the target is found, the stored link holds the target's
 `call_id`, or our id.
@@ -59,7 +59,8 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """A link to an earlier item of the list is changed to our id, or to the `call_id`, of that item.
+    """A link to an earlier item of the list is replaced: by that item's `call_id` if it has one, otherwise by our id of
+    that item. A link to an approval request is always replaced by our id.
 
     A call without a `call_id` gets the client's id as its `call_id`.
     """
@@ -72,9 +73,7 @@ def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
 
 
 def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """As `linked`, for pairs (id, item). An item whose target is not found stays the same object, unless it gets a
-    `call_id`.
-    """
+    """As `linked`, for pairs (id, item). An item that does not change stays the same object."""
     targets = _Targets()
     done: list[tuple[str, Item]] = []
     for item_id, item in items:

@@ -26,14 +26,15 @@ OTHER_NAMES = MappingProxyType(
         "web_search_options": "`tools`",
     }
 )
-"""For requests for a reply."""
+"""Used if the request asks for a reply."""
 
 OTHER_NAMES_OF_ITEMS = MappingProxyType(dict.fromkeys(("input", "item", "messages"), "`items`"))
-"""For requests that add items."""
+"""Used if the request adds items."""
 
 OTHER_NAMES_OF_ITEM = MappingProxyType(dict.fromkeys(("input", "items", "message", "messages", "content"), "`item`"))
-"""For requests with one item."""
+"""Used if the request has one item."""
 
 OTHER_NAMES_OF_CONVERSATIONS = MappingProxyType(
     {**OTHER_NAMES_OF_ITEMS, "name": "`title`", "system": "`instructions`", "truncation_strategy": "`context_policy`"}
 )
+"""Used if the request creates or changes a conversation."""

@@ -21,12 +21,14 @@ from infrastructure.http.item_schemas import InputItemJson
 
 MAX_INPUT_ITEMS = 1_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""The most bytes of a request, and of its input as the store returns it. MongoDB refuses documents above 16 MB."""
+"""The most bytes of a request without its images and files, and of its input in the form in which the store returns it.
+
+A WebSocket message is counted with its images and files. MongoDB refuses documents above 16 MB.
+"""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""The most bytes of the input, the items that it refers to, and the items that are carried over.
-
-Each reply that does not join the conversation adds to the items that are carried over.
+"""The most bytes of these together: the input, the items that it refers to, and the items carried over from earlier
+replies that did not join the conversation. Each such reply adds to them.
 """
 
 MAX_TOOLS = 128
@@ -112,7 +114,7 @@ class CreateResponse(OptionsBody, Body):
     retry: Annotated[
         str | None,
         Field(
-            description="The id of a failed or stopped response. It is tried again at its place, with the same input, model and parameters. "
+            description="The id of a failed or stopped response. The store tries it again at the same place, with the same input, model and parameters, except `stream` and `background`. "
             "Parameters that are given here take precedence."
         ),
     ] = None
@@ -144,7 +146,7 @@ class CreateResponse(OptionsBody, Body):
     on_busy: Annotated[
         Literal["reject", "interrupt", "queue"] | None,
         Field(
-            description="What happens if another reply runs in `conversation`. `reject`: this request is refused (409). `interrupt`: the other reply is stopped. `queue`: this reply waits until the other one has ended."
+            description="What happens while another reply runs or waits at the head of `conversation`. `reject` (default): this request is refused (409). `interrupt`: the running reply is stopped, and this one is next. `queue`: this reply waits for its turn."
         ),
     ] = None
 
@@ -177,7 +179,7 @@ class CreateResponse(OptionsBody, Body):
 
     @property
     def earlier(self) -> Literal["retry", "regenerate"] | None:
-        """The parameter that names an earlier response to do again."""
+        """`retry` or `regenerate`, if the request has one of them."""
         return "retry" if self.retry is not None else "regenerate" if self.regenerate is not None else None
 
     @property
@@ -215,7 +217,7 @@ class CreateResponse(OptionsBody, Body):
         return items
 
     def check(self) -> None:
-        """Raises ApiError (400). Does not check the parameters of a request that names an `earlier` response."""
+        """Raises ApiError (400). With `retry` or `regenerate`, the parameters are not checked yet: `merged` checks them."""
         self._check_target()
         if self.earlier is None:
             self.check_parameters()
@@ -251,7 +253,9 @@ class CreateResponse(OptionsBody, Body):
         if self.regenerate is not None:
             for name in ("input", "previous_response_id"):
                 if getattr(self, name) is not None:
-                    raise _contradicts("regenerate", name, "what lies before the earlier answer is sent to the model")
+                    raise _contradicts(
+                        "regenerate", name, "the model gets the items before the earlier answer, and no new input"
+                    )
             if not self.stored:
                 raise _contradicts(
                     "regenerate", "store", "the new answer becomes a sibling of the earlier one", value="false"

@@ -26,7 +26,7 @@ from infrastructure.access.principal import Scope
 from infrastructure.access.refusals import InvalidCredential
 from infrastructure.http.door import authenticate, principal_with
 from infrastructure.http.errors import ApiError, as_api_error, reported
-from infrastructure.http.limits import count_request
+from infrastructure.http.limits import count_request, size_of
 from infrastructure.http.query_parameters import check_names
 from infrastructure.http.request_middleware import record_request
 from infrastructure.limits.allowance import Allowance
@@ -112,7 +112,7 @@ class _ResponseSocket:
         started, status = time.perf_counter(), 200
         allowance = Allowance(self._limiter, self._websocket.state.principal)
         try:
-            await allowance.request(len(message.get("text") or ""))
+            await allowance.request(size_of(message))
             await self._create_response(message, allowance)
         except WebSocketDisconnect:
             pass
@@ -141,7 +141,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # If the new reply fails, nothing can continue from the earlier reply (Open Responses).
+            # Open Responses: if this message ends with an error, nothing can continue from the earlier reply.
             self._unstored.forget(self._socket)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
         if may_have_contents(raw):
@@ -202,7 +202,8 @@ class _ResponseSocket:
 
     async def _stop_answering(self) -> None:
         """Does not cancel the task before the first event, because the task may be appending the request. Sending the
-        first event then fails, and the failure stops the reply.
+        first event then fails, which ends the task. It also stops the reply, unless the reply may finish without its
+        client.
         """
         if self._answering is not None:
             if self._is_streaming:
@@ -216,4 +217,4 @@ async def _failure_of(reply: RunningReply | RecordedReply) -> ApiError:
         await reply.response()
     except Exception as error:  # noqa: BLE001 - it is answered
         return as_api_error(error)
-    return ApiError(500, "The reply's events broke off.", code="internal_error")
+    return ApiError(500, "The stream ended before the reply's last event.", code="internal_error")

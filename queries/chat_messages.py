@@ -17,10 +17,10 @@ from domain.content_references import for_clients
 from domain.errors import CompletionNotFound
 from domain.events import ReplyRequested
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import OpenModel
-from infrastructure.http.path_ids import check_reply_id
 from infrastructure.http.shapes import json_response
-from infrastructure.ids import completion_id
+from infrastructure.ids import completion_id, response_id_of
 from queries.paging import PageQuery, page_of
 from queries.principal_log import PrincipalLog
 from queries.query_context import QueryContext
@@ -58,8 +58,9 @@ class MessagesQuery(PageQuery):
     @field_validator("after", "before")
     @classmethod
     def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:
-        if cursor is not None:
-            check_reply_id(cursor.rpartition("-")[0], str(info.field_name))
+        if cursor is not None and response_id_of(cursor.rpartition("-")[0]) is None:
+            message = f"`{info.field_name}` does not have the form of a message's id. Send an `id` from this list."
+            raise ApiError(400, message, code="invalid_id", param=info.field_name)
         return cursor
 
 

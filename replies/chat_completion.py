@@ -73,7 +73,7 @@ def _choice(response: Mapping[str, Any]) -> ChatChoice:
 
 
 def _finish_reason(response: Mapping[str, Any], message: Item) -> FinishReason:
-    """`length` also stands for a stopped reply, because Chat Completions have no other word for it."""
+    """A reply that was cancelled or cut off also gets `length`. Chat Completions have no finish reason for it."""
     if response["status"] != "completed":
         return _REASONS.get((response.get("incomplete_details") or {}).get("reason", ""), "length")
     if "function_call" in message:
@@ -101,7 +101,7 @@ def _annotations(output: Sequence[Item]) -> Iterator[ChatAnnotation]:
 
 
 def _citation(annotation: Any, start: int) -> ChatAnnotation | None:
-    """None for another type, or an incomplete citation."""
+    """None if the annotation is not a URL citation, or if a field is missing."""
     fields = annotation if isinstance(annotation, dict) and annotation.get("type") == "url_citation" else {}
     first, last = fields.get("start_index"), fields.get("end_index")
     title, url = fields.get("title"), fields.get("url")

@@ -50,7 +50,10 @@ class UsageObject(Struct, frozen=True):
 
 
 class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag="response"):
-    """A Response. Times are in seconds since 1970. `cost_usd`, `context_management` and `shortened_from` are this store's own fields."""
+    """A Response. Times are in seconds since 1970. `cost_usd` and `shortened_from` are this store's own fields.
+
+    `context_management` is an official parameter of requests that the official Response lacks.
+    """
 
     id: str
     created_at: int

@@ -36,7 +36,7 @@ class LimitsMiddleware:
 
 def _counting(send: Send, allowance: Allowance) -> Send:
     async def send_counted(message: Message) -> None:
-        if size := len(message.get("body") or message.get("text") or b""):
+        if size := size_of(message):
             allowance.bytes_passed(size)
         await send(message)
 
@@ -46,11 +46,17 @@ def _counting(send: Send, allowance: Allowance) -> Send:
 def _counting_received(receive: Receive, allowance: Allowance) -> Receive:
     async def receive_counted() -> Message:
         message = await receive()
-        if size := len(message.get("body") or b""):
+        if size := len(message.get("body") or b""):  # a WebSocket counts its messages itself
             allowance.bytes_passed(size)
         return message
 
     return receive_counted
+
+
+def size_of(message: Message) -> int:
+    """The bytes of a body's part, or of a WebSocket message."""
+    text = message.get("text")
+    return len(message.get("body") or message.get("bytes") or b"") if text is None else len(text.encode())
 
 
 def body_size(scope: Scope) -> int | None:
@@ -74,7 +80,7 @@ def allowance_of(connection: HTTPConnection) -> Allowance:
 
 
 def limits_check(limiter: Limiter) -> Mapping[str, Check]:
-    """The check whether this process counts together with the other processes. Empty if nothing is limited."""
+    """The readiness check `limits`: whether this process shares its counts with the other processes. No check if nothing is limited."""
 
     async def limits() -> bool:
         return limiter.is_shared

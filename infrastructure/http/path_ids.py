@@ -16,8 +16,8 @@ _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "key_id": KEY, "f
 _REPLIES = {"response_id": "resp_", "completion_id": "chatcmpl-"}
 """Each parameter accepts both forms, because both name the same record."""
 
-_NAMES = frozenset({"model_id"})
-"""These are no ids of this store."""
+_NOT_IDS = frozenset({"model_id"})
+"""Path parameters that are not ids of this store. Any text is allowed."""
 
 
 def id_names(path: str) -> list[str]:
@@ -29,7 +29,7 @@ def id_pattern(name: str) -> str | None:
     """A regular expression; None if any text is allowed."""
     if name in _REPLIES:
         return f"^({'|'.join(_REPLIES.values())})[0-9a-f]{{32}}$"
-    return None if name in _NAMES else f"^{beginning(_PREFIXES[name] or '[a-z]{1,12}')}[0-9a-f]{{32}}$"
+    return None if name in _NOT_IDS else f"^{beginning(_PREFIXES[name] or '[a-z]{1,12}')}[0-9a-f]{{32}}$"
 
 
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
@@ -49,7 +49,7 @@ def path_ids(request: Request, names: Sequence[str]) -> list[str]:
 def _path_id(text: str, name: str) -> str:
     if name in _REPLIES:
         return check_reply_id(text, name)
-    return text if name in _NAMES else check_id(text, _PREFIXES[name], name)
+    return text if name in _NOT_IDS else check_id(text, _PREFIXES[name], name)
 
 
 def check_reply_id(text: str, param: str) -> str:
@@ -68,7 +68,7 @@ def check_id(text: str, prefix: str | None, param: str) -> str:
 
 
 def _malformed(param: str, beginning: str) -> ApiError:
-    example = f"{beginning} followed by 32 hexadecimal digits"
+    example = f"{beginning} followed by 32 lowercase hexadecimal digits"
     return ApiError(
         400, f"`{param}` does not have the form of an id, such as {example}.", code="invalid_id", param=param
     )

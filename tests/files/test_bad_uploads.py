@@ -147,9 +147,11 @@ async def test_without_space_an_upload_is_a_503_and_nothing_is_stored(
     assert error_of(answer) == (503, "no_space", None)
 
 
+@pytest.mark.parametrize("full", ["full_temporary_directory", "full_database"])
 async def test_without_space_an_item_with_an_image_is_a_503_and_nothing_is_stored(
-    full_database: None, settings: Settings, ann: Person
+    request: pytest.FixtureRequest, settings: Settings, ann: Person, full: str
 ) -> None:
+    request.getfixturevalue(full)
     items = [with_image(image_url=data_uri(png(300_000)))]
     answer = await ann.send("POST", "/v1/conversations", json={"items": items})
     assert error_of(answer) == (503, "no_space", None)

@@ -113,6 +113,8 @@ async def test_bad_cursors_are_refused(apis: BothApis) -> None:
     for cursor in (completion_id, f"{completion_id}-1", "chatcmpl-1-0", ""):
         refused = await apis.http.get(path, params={"after": cursor})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "after"), cursor
+    refused = await apis.http.get(path, params={"after": completion_id})
+    assert "Send an `id` from this list" in refused.json()["error"]["message"]
     response = (await apis.http.post("/v1/responses", json={"input": "hi"})).json()
     assert (await apis.http.get(f"/v1/chat/completions/{response['id']}/messages")).status_code == 404
     assert (await apis.sdk.chat.completions.delete(completion_id)).deleted

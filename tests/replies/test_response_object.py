@@ -17,7 +17,7 @@ MESSAGE = as_output("msg_" + "0" * 32, b'{"role":"assistant","content":"Four."}'
 USAGE = Usage(input_tokens=30, output_tokens=12, cached_tokens=5, reasoning_tokens=3, cache_write_tokens=7)
 
 NOT_IN_SDK = {"store", "context_management", "cost_usd", "presence_penalty", "frequency_penalty"}
-"""`cost_usd` and `context_management` are our own."""
+"""`cost_usd` is our own field. The others are official parameters of requests."""
 
 LEFT_OUT = {"image", "input_transformations", "prompt_cache_diagnostics", "prompt_cache_options", "tool_usage"}
 """Fields that the request does not set, or that no provider reports."""
